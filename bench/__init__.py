@@ -1,0 +1,1 @@
+"""Benchmarks: pavane bench."""

@@ -1,0 +1,1 @@
+"""The Batch contract, DAG attention, KV tensors and sampling."""

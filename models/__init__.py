@@ -1,0 +1,1 @@
+"""Architectures, weights, and the runner: Batch in, tokens out."""

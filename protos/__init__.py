@@ -1,0 +1,1 @@
+"""The wire contract pavane.v1 and its generated stubs."""

@@ -1,0 +1,1 @@
+"""Calls and their states, order, budget, and the engine loop."""

@@ -1,0 +1,1 @@
+"""The gRPC server: config, wiring, text, metrics, lifecycle."""

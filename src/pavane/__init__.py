@@ -1,0 +1,1 @@
+"""Pavane: serving for multi-agent LLM workflows."""
