@@ -1,1 +1,20 @@
 """Contexts, radix trees, slots, eviction: who may see what, and where its KV lies."""
+
+from pavane.cache.audit import AuditError, audit
+from pavane.cache.graph import GraphCache, NeverFitsError
+from pavane.cache.nodes import Context, Member, Node, Position, Span
+from pavane.cache.slots import Extent, cut
+
+__all__ = [
+    "AuditError",
+    "Context",
+    "Extent",
+    "GraphCache",
+    "Member",
+    "NeverFitsError",
+    "Node",
+    "Position",
+    "Span",
+    "audit",
+    "cut",
+]

@@ -1,1 +1,59 @@
-"""The Python client of Pavane."""
+"""The Python client: needs grpcio and protobuf, nothing else. `Client` for asyncio, `SyncClient` without."""
+
+from pavane.clients.calls import DecodeOptions, PrefillOptions
+from pavane.clients.client import Client
+from pavane.clients.edges import Edge, Fidelity, Layout, Parent
+from pavane.clients.errors import (
+    AlreadyExists,
+    CallCancelled,
+    CallFailed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    PavaneError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+    WorkflowClosed,
+)
+from pavane.clients.message import Message
+from pavane.clients.results import Delta, ParentUse, Receipt, Result, ServerInfo
+from pavane.clients.retry import RetryPolicy
+from pavane.clients.sync import SyncClient, SyncMessage, SyncWorkflow
+from pavane.clients.workflow import Workflow
+
+__all__ = [
+    "AlreadyExists",
+    "CallCancelled",
+    "CallFailed",
+    "Client",
+    "DeadlineExceeded",
+    "DecodeOptions",
+    "Delta",
+    "Edge",
+    "FailedPrecondition",
+    "Fidelity",
+    "InternalError",
+    "InvalidRequest",
+    "Layout",
+    "Message",
+    "NotFound",
+    "Parent",
+    "ParentUse",
+    "PavaneError",
+    "PermissionDenied",
+    "PrefillOptions",
+    "Receipt",
+    "ResourceExhausted",
+    "Result",
+    "RetryPolicy",
+    "ServerInfo",
+    "SyncClient",
+    "SyncMessage",
+    "SyncWorkflow",
+    "Unavailable",
+    "Workflow",
+    "WorkflowClosed",
+]

@@ -1,0 +1,109 @@
+"""Every invariant of the cache, checked from outside: run by tests after each random step and by an idle server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from pavane.cache.graph import GraphCache
+from pavane.cache.nodes import Context, Node, Span
+from pavane.cache.slots import length_of
+
+
+class AuditError(AssertionError):
+    """The state of the cache contradicts itself."""
+
+
+def audit(cache: GraphCache, retained: Iterable[Span] = (), held: Iterable[Span] = ()) -> None:
+    """Raises AuditError at the first broken invariant.
+
+    `retained` are the spans that messages and waiting calls hold, `held` those that running calls have acquired; they
+    must explain every reference and every lock.
+    """
+    refs: Counter[Node] = Counter()
+    readers: Counter[Node] = Counter()
+    locks: Counter[Node] = Counter()
+    for span in retained:
+        for node in span.upwards():
+            readers[node] += 1
+            refs[node] += 1
+    for span in held:
+        locks.update(span.upwards())
+    for context in cache.contexts.values():
+        for member in context.members:
+            refs.update(member.span.upwards())
+
+    used = cache.pool.free_extents()
+    idle_slots = 0
+    seen: set[Node] = set()
+    for context in cache.contexts.values():
+        for node in _walk(context):
+            seen.add(node)
+            _check_node(cache, node)
+            used.extend(node.extents or ())
+            _same("refs", node.refs, refs[node], node)
+            _same("readers", node.readers, readers[node], node)
+            _same("locks", node.locks, locks[node], node)
+            idle = [node in group for group in cache._idle]
+            should = node.extents is not None and node.locks == 0
+            _same("idle", idle, [should and not node.readers, should and node.readers > 0], node)
+            if should:
+                idle_slots += length_of(node.extents or [])
+    for what, counter in (("retained", refs), ("held", locks)):
+        lost = [node for node in counter if node not in seen]
+        if lost:
+            raise AuditError(f"{what} but in no tree: depth {lost[0].lo}..{lost[0].hi}")
+    _same("idle slots", cache.idle_slots, idle_slots)
+    _same("idle nodes", sum(map(len, cache._idle)), sum(1 for n in seen if n.extents is not None and n.locks == 0))
+    _same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
+    end = 0
+    for start, length in sorted(used):
+        if start != end:
+            raise AuditError(f"slots from {end} on: {'held twice' if start < end else 'leaked'} up to {start}")
+        end = start + length
+    _same("slots", cache.pool.size, end)
+
+
+def _walk(context: Context) -> Iterator[Node]:
+    stack: list[tuple[Node, bool]] = [(child, False) for child in context.root.children.values()]
+    stack += [(child, True) for child in context.root.branches]
+    while stack:
+        node, branch = stack.pop()
+        parent = node.parent
+        if parent is None or node.lo != parent.hi or node.context is not context:
+            raise AuditError(f"a node at depth {node.lo} does not hang below its parent")
+        if node.indexed == branch:
+            raise AuditError(f"a node at depth {node.lo} is in the wrong list of its parent")
+        if any(child.tokens[0] != first for first, child in node.children.items()):
+            raise AuditError(f"a child below depth {node.hi} is indexed under another token")
+        yield node
+        stack += [(child, False) for child in node.children.values()]
+        stack += [(child, True) for child in node.branches]
+
+
+def _check_node(cache: GraphCache, node: Node) -> None:
+    capacity = length_of(node.extents or [])
+    facts = {
+        "no tokens": len(node) == 0,
+        "KV without slots": node.filled > 0 and node.extents is None,
+        "more KV than tokens": node.filled > len(node),
+        "more KV than slots": node.filled > capacity,
+        "an empty list of extents": node.extents == [],
+        "an owner but nothing to compute": node.owner is not None and node.complete,
+        "an owner but no lock": node.owner is not None and node.locks == 0,
+        "unlocked, found by lookups, partly written": node.indexed
+        and node.locks == 0
+        and node.extents is not None
+        and not node.complete,
+        "kept for nobody": not (node.refs or node.locks or node.children or node.branches) and node.extents is None,
+        "a context that is gone": cache.contexts.get(node.context.key) is not node.context,
+    }
+    for fact, holds in facts.items():
+        if holds:
+            raise AuditError(f"node at depth {node.lo}..{node.hi}: {fact}")
+
+
+def _same(what: str, is_now: object, should_be: object, node: Node | None = None) -> None:
+    if is_now != should_be:
+        where = f" of the node at depth {node.lo}..{node.hi}" if node is not None else ""
+        raise AuditError(f"{what}{where}: {is_now}, should be {should_be}")

@@ -1,0 +1,176 @@
+"""The data of the cache: contexts, the nodes of their radix trees, and the handles others hold on them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pavane.cache.slots import Extent, cut
+
+KEY_BYTES = 20
+
+
+class Node:
+    """An edge of a context's radix tree: a run of tokens, and the slots of its KV if it has any.
+
+    The node and its KV have separate lives: `extents` is None while nothing is stored. `filled` counts the leading
+    tokens whose K and V are written (by steps up to the one being planned). `owner` is the call that is computing the
+    rest. `locks` counts running calls that read or write the node, `refs` everything that needs it to exist, `readers`
+    the messages and waiting calls among these. `children` are found by lookups, `branches` (running decodes) are not.
+    `known` is the most that `filled` ever was: what is computed below it is computed again.
+    """
+
+    __slots__ = (
+        "_hash",
+        "branches",
+        "children",
+        "context",
+        "extents",
+        "filled",
+        "known",
+        "lo",
+        "locks",
+        "owner",
+        "parent",
+        "readers",
+        "refs",
+        "tokens",
+    )
+
+    def __init__(self, context: Context, parent: Node | None, lo: int, tokens: array[int]) -> None:
+        self.context = context
+        self.parent = parent
+        self.lo = lo
+        self.tokens = tokens
+        self.children: dict[int, Node] = {}
+        self.branches: set[Node] = set()
+        self.extents: list[Extent] | None = None
+        self.filled = 0
+        self.known = 0
+        self.locks = 0
+        self.refs = 0
+        self.readers = 0
+        self.owner: object | None = None
+        self._hash: blake2b | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def hi(self) -> int:
+        return self.lo + len(self.tokens)
+
+    @property
+    def complete(self) -> bool:
+        return self.filled == len(self.tokens)
+
+    def slots(self) -> list[Extent]:
+        """Where its tokens lie, without what a running decode has in reserve."""
+        return cut(self.extents or [], len(self))[0]
+
+    @property
+    def indexed(self) -> bool:
+        """Lookups find it; if not, it is a branch, and always a single node."""
+        return self.parent is not None and self.parent.children.get(self.tokens[0]) is self
+
+    @property
+    def attached(self) -> bool:
+        return self.parent is not None and (self.indexed or self in self.parent.branches)
+
+    @property
+    def key(self) -> bytes:
+        """Content key: H(context key, tokens from the context's start to the node's end)."""
+        return self._hasher().digest()
+
+    def _hasher(self) -> blake2b:
+        chain: list[Node] = []
+        node: Node | None = self
+        while node is not None and node._hash is None:
+            chain.append(node)
+            node = node.parent
+        state = node._hash if node is not None else None
+        for node in reversed(chain):
+            state = state.copy() if state is not None else blake2b(node.context.key, digest_size=KEY_BYTES)
+            state.update(node.tokens.tobytes())
+            node._hash = state
+        assert state is not None
+        return state
+
+
+class Span(NamedTuple):
+    """Handle of an encoding: the tokens at depths [lo, node.hi) of the path that ends with `node`.
+
+    Both borders are borders of nodes. Nodes are split by inserting the upper part above, so a span stays valid.
+    """
+
+    node: Node
+    lo: int
+
+    @property
+    def length(self) -> int:
+        return self.node.hi - self.lo
+
+    def upwards(self) -> Iterator[Node]:
+        node: Node | None = self.node
+        while node is not None and node.lo >= self.lo and len(node):
+            yield node
+            node = node.parent
+
+    def nodes(self) -> list[Node]:
+        return list(self.upwards())[::-1]
+
+    @property
+    def encoded_at(self) -> int:
+        """Offset, in the frame of its context, of the first token."""
+        return self.node.context.start + self.lo
+
+    def tokens(self) -> array[int]:
+        out = array("i")
+        for node in self.nodes():
+            out.extend(node.tokens)
+        return out
+
+
+class Member(NamedTuple):
+    """An encoding that a context sees, and the offset of its first token in the context's frame."""
+
+    span: Span
+    at: int
+
+    @property
+    def end(self) -> int:
+        return self.at + self.span.length
+
+    @property
+    def delta(self) -> int:
+        return self.at - self.span.encoded_at
+
+
+class Context:
+    """Which encodings are visible, at which placement relative to `start`, where the paths of the tree begin.
+
+    Offsets are in the frame of the call that opened the context; a later call with an equal context computes in this
+    same frame, shifted.
+    """
+
+    __slots__ = ("key", "members", "root", "signature", "start")
+
+    def __init__(self, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
+        self.key = key
+        self.start = start
+        self.members = members
+        self.signature = signature
+        self.root = Node(self, None, 0, array("i"))
+
+    @property
+    def visible(self) -> int:
+        return sum(member.span.length for member in self.members)
+
+
+class Position(NamedTuple):
+    """Where a path continues: below `node`; `shift` = the caller's frame minus the context's."""
+
+    node: Node
+    shift: int

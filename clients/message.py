@@ -1,0 +1,139 @@
+"""The handle of a message: there at once, filled as events come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING
+
+from pavane.clients.edges import Edge, Parent
+from pavane.clients.errors import PavaneError
+from pavane.clients.results import Delta, Result, call_error, result
+from pavane.protos.v1 import pavane_pb2 as pb
+
+if TYPE_CHECKING:
+    from pavane.clients.workflow import Workflow
+
+
+class Message(Parent):
+    """A message that exists, or will.
+
+        result = await message              # the whole of it; raises PavaneError if the call failed
+        async for delta in message: ...     # as it is written; any number of readers, each from the beginning
+
+    Not awaiting a handle is fine; its failure waits for whoever asks. Handles belong to one event loop.
+    """
+
+    __slots__ = ("_changed", "_cursor", "_deltas", "_error", "_replayed", "_result", "call", "workflow")
+
+    def __init__(self, workflow: Workflow, call: pb.Call) -> None:
+        self.workflow = workflow
+        self.call = call
+        self._deltas: list[Delta] = []
+        self._result: Result | None = None
+        self._error: PavaneError | None = None
+        self._changed: list[asyncio.Future[None]] = []
+        self._cursor = 0
+        self._replayed = 0
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id}{' done' if self._result else ' failed' if self._error else ''}>"
+
+    @property
+    def id(self) -> str:
+        """Its id in the workflow."""
+        return self.call.id
+
+    def edge(self) -> Edge:
+        return Edge(self.id, owner=self.workflow)
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._result is not None or self._error is not None
+
+    async def cancel(self, *, descendants: bool = True) -> tuple[str, ...]:
+        """Cancels the call and, unless told otherwise, all calls below it. Returns the ids that were cancelled."""
+        return await self.workflow.cancel(self, descendants=descendants)
+
+    async def release(self) -> None:
+        """Gives the id up. Calls that still read the message are not disturbed."""
+        await self.workflow.release(self)
+
+    def __await__(self) -> Generator[None, None, Result]:
+        return self._ended().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        seen = 0
+        while True:
+            while seen < len(self._deltas):
+                seen += 1
+                yield self._deltas[seen - 1]
+            if self.done():
+                break
+            await self._change()
+        await self._ended()
+
+    async def _ended(self) -> Result:
+        while self._result is None:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            await self._change()
+        return self._result
+
+    async def _change(self) -> None:
+        change = asyncio.get_running_loop().create_future()
+        self._changed.append(change)
+        await change
+
+    def _notify(self) -> None:
+        for change in self._changed:
+            if not change.done():
+                change.set_result(None)
+        self._changed.clear()
+
+    # What follows is called by the workflow alone.
+
+    def begin_stream(self) -> None:
+        """A stream of events (re)starts: what this handle has seen may come again."""
+        self._replayed = self._cursor
+
+    def take(self, event: pb.Event) -> None:
+        """One event of this message, in order."""
+        if self.done() or event.cursor <= self._replayed:
+            return
+        self._cursor = event.cursor
+        kind = event.WhichOneof("event")
+        if kind == "delta":
+            self._push(event.delta.text, tuple(event.delta.tokens), tuple(event.delta.logprobs))
+        elif kind == "done":
+            self._complete(event.done)
+            self._result = result(event.done)
+        elif kind == "failed":
+            self._complete(event.failed)
+            self._error = call_error(event.failed)
+        self._notify()
+
+    def fail(self, error: PavaneError) -> None:
+        """It will not come; `error` says why. Without effect on a message that has ended."""
+        if not self.done():
+            self._error = error
+            self._notify()
+
+    def _push(self, text: str, tokens: tuple[int, ...], logprobs: tuple[float, ...]) -> None:
+        if text or tokens:
+            self._deltas.append(Delta(text, tokens, logprobs))
+
+    def _complete(self, message: pb.Message) -> None:
+        """After a lost connection the last deltas may be missing: what the readers lack comes as one more."""
+        if self.call.WhichOneof("kind") != "decode":
+            return
+        seen = "".join(d.text for d in self._deltas)
+        full = message.text
+        generated = full.removeprefix(self.call.decode.header.turn.text)
+        text = generated if generated.startswith(seen) else full
+        tokens = message.tokens[message.content_begin : message.content_end]
+        self._push(
+            text[len(seen) :] if text.startswith(seen) else "",
+            tuple(tokens[sum(len(d.tokens) for d in self._deltas) :]),
+            tuple(message.logprobs[sum(len(d.logprobs) for d in self._deltas) :]),
+        )

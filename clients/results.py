@@ -1,0 +1,168 @@
+"""Frozen values that the client hands out, made from the wire's messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pavane.clients.errors import CallCancelled, CallFailed, seconds
+from pavane.protos.v1 import pavane_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import EnumDescriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer as it comes: new text, new tokens and, if asked for, their log-probabilities.
+
+    The forced beginning of an answer (`prefix`) is no part of its deltas.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParentUse:
+    """How one parent was used. Positions are in tokens, 0 is the first after BOS."""
+
+    id: str
+    placed_at: int
+    encoded_at: int
+    fidelity: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a call, or a whole workflow, cost: tokens by where they came from, and durations in seconds."""
+
+    reused_in_place: int
+    repositioned: int
+    encoded: int
+    generated: int
+    trailer: int
+    reencoded: int
+    blocked: float
+    queued: float
+    first_token: float
+    total: float
+    parents: tuple[ParentUse, ...]
+    preemptions: int
+    placement_ignored: bool
+
+    @property
+    def visible(self) -> int:
+        """Tokens in sight of the first generated one."""
+        return self.reused_in_place + self.repositioned + self.encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A message as far as it has come.
+
+    `state` is "blocked", "queued", "running", "done", "failed" or "cancelled"; `finish` is "end_of_turn", "stop",
+    "length", "forced" or "". `text` is the content without header and trailer, with the forced beginning if
+    there was one; `tokens` are all tokens and `content` those that were sampled or forced, which `logprobs` belong to.
+    """
+
+    id: str
+    state: str
+    text: str
+    tokens: tuple[int, ...]
+    content: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    start: int
+    finish: str
+    seed: int
+    receipt: Receipt
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server serves. `bos_token_id` is set only if every context begins with one."""
+
+    model: str
+    version: str
+    max_model_len: int
+    vocab_size: int
+    token_slots: int
+    bos_token_id: int | None
+    trailer_ids: tuple[int, ...]
+    end_token_ids: tuple[int, ...]
+    chat_format: str
+    chat_format_report: str
+
+
+def _name(enum: EnumDescriptor, prefix: str, number: int) -> str:
+    # A newer server may know values that these stubs do not.
+    known = enum.values_by_number.get(number)
+    name = known.name.removeprefix(prefix).lower() if known else str(number)
+    return "" if name == "unspecified" else name
+
+
+def receipt(message: pb.Receipt) -> Receipt:
+    """The typed form of a receipt."""
+    return Receipt(
+        reused_in_place=message.reused_in_place,
+        repositioned=message.repositioned,
+        encoded=message.encoded,
+        generated=message.generated,
+        trailer=message.trailer,
+        reencoded=message.reencoded,
+        blocked=seconds(message.blocked),
+        queued=seconds(message.queued),
+        first_token=seconds(message.first_token),
+        total=seconds(message.total),
+        parents=tuple(
+            ParentUse(p.id, p.placed_at, p.encoded_at, _name(pb.Fidelity.DESCRIPTOR, "FIDELITY_", p.fidelity), p.tokens)
+            for p in message.parents
+        ),
+        preemptions=message.preemptions,
+        placement_ignored=message.placement_ignored,
+    )
+
+
+def result(message: pb.Message) -> Result:
+    """The typed form of a message."""
+    tokens = tuple(message.tokens)
+    return Result(
+        id=message.id,
+        state=_name(pb.State.DESCRIPTOR, "STATE_", message.state),
+        text=message.text,
+        tokens=tokens,
+        content=tokens[message.content_begin : message.content_end],
+        logprobs=tuple(message.logprobs),
+        start=message.start,
+        finish=_name(pb.FinishReason.DESCRIPTOR, "FINISH_REASON_", message.finish),
+        seed=message.seed,
+        receipt=receipt(message.receipt),
+        error=message.error.text,
+    )
+
+
+def call_error(message: pb.Message) -> CallFailed:
+    """The exception for a message that failed or was cancelled."""
+    kind = CallCancelled if message.state == pb.STATE_CANCELLED else CallFailed
+    state = _name(pb.State.DESCRIPTOR, "STATE_", message.state)
+    text = message.error.text or f"message {message.id!r} {'was cancelled' if state == 'cancelled' else 'failed'}"
+    return kind(message.error.reason or state.upper(), text, message.error.ids or (message.id,), result(message))
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    """The typed form of GetServerInfo's answer."""
+    return ServerInfo(
+        model=message.model,
+        version=message.version,
+        max_model_len=message.max_model_len,
+        vocab_size=message.vocab_size,
+        token_slots=message.token_slots,
+        bos_token_id=message.bos_token_id if message.HasField("bos_token_id") else None,
+        trailer_ids=tuple(message.trailer_ids),
+        end_token_ids=tuple(message.end_token_ids),
+        chat_format=message.chat_format,
+        chat_format_report=message.chat_format_report,
+    )

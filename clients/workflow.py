@@ -1,0 +1,243 @@
+"""A workflow: messages that can see each other, and the handles to them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, duration, prefill_call
+from pavane.clients.edges import Edge, Parent
+from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
+from pavane.clients.message import Message
+from pavane.clients.results import Receipt, Result, receipt, result
+from pavane.clients.submitter import Submitter
+from pavane.clients.transport import Transport
+from pavane.clients.watcher import Watcher
+from pavane.protos.v1 import pavane_pb2 as pb
+
+# How long to wait, once the workflow is closed, for the last words of calls that were still running.
+LAST_EVENTS_S = 2.0
+
+
+class Workflow:
+    """Made by `Client.workflow`, used as `async with`. Everything in it belongs to one event loop.
+
+    Handles live as long as the workflow, unless they are released: naming an id again gives the same handle.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        workflow_id: str,
+        *,
+        budget_tokens: int,
+        ttl: float | None,
+        close: bool,
+        linger: float,
+        opened: set[Workflow],
+    ) -> None:
+        self.id = workflow_id
+        self._transport = transport
+        self._open_request = pb.OpenWorkflowRequest(workflow_id=workflow_id, budget_tokens=budget_tokens)
+        if ttl is not None:
+            self._open_request.ttl.CopyFrom(duration(ttl))
+        self._close = close
+        self._opened = opened
+        self._messages: dict[str, Message] = {}
+        self._auto_prefix = ""
+        self._auto_ids = 0
+        self._submitter = Submitter(self._send, linger, self.fail_pending)
+        self._watcher: Watcher | None = None
+        self._closed: WorkflowClosed | None = WorkflowClosed(
+            "NOT_OPEN", f"workflow {workflow_id!r} is not open; use `async with`"
+        )
+        self._total: Receipt | None = None
+
+    async def __aenter__(self) -> Self:
+        answer = await self._transport.unary(
+            self._transport.workflows.OpenWorkflow, self._open_request, workflow=self.id
+        )
+        # In a workflow that goes on, m0 is probably taken.
+        self._auto_prefix = f"{secrets.token_hex(4)}-m" if answer.existed else "m"
+        self._watcher = Watcher(
+            lambda after: self._transport.watch(self.id, after),
+            answer.cursor,
+            self._transport.retry,
+            begin=self._begin_stream,
+            deliver=self._deliver,
+            lost=self.fail_pending,
+        )
+        self._closed = None
+        self._opened.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except PavaneError as failure:
+            if error is None:
+                raise
+            error.add_note(f"closing workflow {self.id!r} failed too: {failure}")
+
+    async def close(self) -> None:
+        """Ends the workflow: what still runs is cancelled, its handles raise, all ids are released.
+
+        Of a workflow made with `close=False` only this client's part ends: everything is submitted and runs on.
+        """
+        if self._closed is not None:
+            return
+        self._closed = WorkflowClosed("WORKFLOW_CLOSED", f"workflow {self.id!r} is closed on this side")
+        try:
+            if self._close:
+                await self._submitter.stop()
+                await self._close_on_server()
+            else:
+                await self._submitter.drain()
+        finally:
+            await self.abandon(self._closed)
+
+    async def abandon(self, error: WorkflowClosed) -> None:
+        """Lets go without a word to the server; handles that have not ended raise `error`."""
+        self._closed = self._closed or error
+        self._opened.discard(self)
+        await self._submitter.stop()
+        if self._watcher is not None:
+            await self._watcher.stop()
+        self.fail_pending(error)
+
+    @property
+    def total(self) -> Receipt:
+        """The summed receipt, once the workflow is closed. Raises WorkflowClosed if the server knew it no more."""
+        if self._total is not None:
+            return self._total
+        if self._closed is None or not self._close:
+            raise RuntimeError(f"the total of workflow {self.id!r} is known only once it has been closed on the server")
+        raise WorkflowClosed("NO_RECEIPT", f"workflow {self.id!r} ended without a receipt")
+
+    def prefill(self, *parents: str | Parent, **options: Unpack[PrefillOptions]) -> Message:
+        """Encodes given content behind `parents`, which are handles, ids or edges. `PrefillOptions` lists the rest.
+
+        Returns at once. Raises ValueError or TypeError for what is wrong here; the server's errors come by the handle.
+        """
+        edges = self._edges(parents)
+        copied = options.get("copy")
+        if isinstance(copied, Parent):
+            options["copy"] = self._edges([copied])[0].id
+        return self._submit(prefill_call(self._new_id(options.get("id")), edges, options))
+
+    def decode(self, *parents: str | Parent, **options: Unpack[DecodeOptions]) -> Message:
+        """Generates an answer that sees `parents`, which are handles, ids or edges. `DecodeOptions` lists the rest.
+
+        Returns at once. Raises ValueError or TypeError for what is wrong here; the server's errors come by the handle.
+        """
+        edges = self._edges(parents)
+        return self._submit(decode_call(self._new_id(options.get("id")), edges, options))
+
+    async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
+        """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
+        ids = [edge.id for edge in self._edges(messages)]
+        await self._submitter.drain()
+        request = pb.CancelRequest(workflow_id=self.id, ids=ids, descendants=descendants)
+        answer = await self._transport.unary(self._transport.workflows.Cancel, request, workflow=self.id)
+        return tuple(answer.cancelled)
+
+    async def release(self, *messages: str | Parent) -> None:
+        """Gives ids up. Calls that still read the messages are not disturbed; what the handles hold stays."""
+        ids = [edge.id for edge in self._edges(messages)]
+        await self._submitter.drain()
+        request = pb.ReleaseRequest(workflow_id=self.id, ids=ids)
+        await self._transport.unary(self._transport.workflows.Release, request, workflow=self.id)
+        for message_id in ids:
+            message = self._messages.get(message_id)
+            if message is not None and message.done():
+                del self._messages[message_id]
+
+    async def get(self, message: str | Parent, *, wait: bool = False) -> Result:
+        """The message as it is now, or, with `wait`, when its call has ended (also if it failed: see `state`)."""
+        edge = self._edges([message])[0]
+        await self._submitter.drain()
+        request = pb.GetMessageRequest(workflow_id=self.id, id=edge.id, wait=wait)
+        limit = float("inf") if wait else None
+        method = self._transport.workflows.GetMessage
+        return result((await self._transport.unary(method, request, workflow=self.id, limit=limit)).message)
+
+    async def list(self) -> tuple[Result, ...]:
+        """All messages of the workflow, without tokens and log-probabilities."""
+        await self._submitter.drain()
+        found: list[Result] = []
+        page = ""
+        while True:
+            request = pb.ListMessagesRequest(workflow_id=self.id, page_size=1000, page_token=page)
+            answer = await self._transport.unary(self._transport.workflows.ListMessages, request, workflow=self.id)
+            found.extend(result(message) for message in answer.messages)
+            page = answer.next_page_token
+            if not page:
+                return tuple(found)
+
+    def fail_pending(self, error: PavaneError) -> None:
+        """Every handle that has not ended raises `error`."""
+        for message in self._messages.values():
+            message.fail(error)
+
+    def _submit(self, call: pb.Call) -> Message:
+        if self._closed is not None:
+            raise self._closed
+        known = self._messages.get(call.id)
+        if known is not None:
+            if known.call == call:
+                return known
+            raise AlreadyExists("ID_TAKEN", "another call of this workflow has this id already", [call.id])
+        message = self._messages[call.id] = Message(self, call)
+        self._submitter.add(message)
+        return message
+
+    def _new_id(self, wanted: str | None) -> str:
+        if wanted is not None:
+            return wanted
+        while True:
+            made = f"{self._auto_prefix}{self._auto_ids}"
+            self._auto_ids += 1
+            if made not in self._messages:
+                return made
+
+    def _edges(self, parents: Sequence[str | Parent]) -> Sequence[Edge]:
+        edges = []
+        for parent in parents:
+            if not isinstance(parent, str | Parent):
+                raise TypeError(f"a parent is a handle, an id or an edge, not {type(parent).__name__}")
+            edge = Edge(parent) if isinstance(parent, str) else parent.edge()
+            if edge.owner is not None and edge.owner is not self:
+                raise ValueError(f"message {edge.id!r} belongs to another workflow; only its text can be taken over")
+            edges.append(edge)
+        return edges
+
+    async def _send(self, batch: Sequence[Message]) -> None:
+        assert self._watcher is not None
+        self._watcher.start()
+        request = pb.SubmitRequest(workflow_id=self.id, calls=[message.call for message in batch])
+        answer = await self._transport.unary(self._transport.workflows.Submit, request, workflow=self.id)
+        await self._watcher.cover(answer.cursor)
+
+    def _begin_stream(self) -> None:
+        for message in self._messages.values():
+            message.begin_stream()
+
+    def _deliver(self, event: pb.Event) -> None:
+        message = self._messages.get(event.id)
+        if message is not None:
+            message.take(event)
+
+    async def _close_on_server(self) -> None:
+        assert self._watcher is not None
+        request = pb.CloseWorkflowRequest(workflow_id=self.id)
+        try:
+            answer = await self._transport.unary(self._transport.workflows.CloseWorkflow, request, workflow=self.id)
+        except NotFound:
+            return  # expired or closed elsewhere: as it should be
+        self._total = receipt(answer.total)
+        if any(not message.done() for message in self._messages.values()):
+            await self._watcher.ended(within=LAST_EVENTS_S)

@@ -1,0 +1,109 @@
+"""The Batch contract: one step as arrays, made by the scheduler, executed by a runner on any backend.
+
+Numpy only: the scheduler imports this module and no torch. Every array may be longer than its count says; what lies
+beyond is padding and must be ignored, so that a batch can be padded to the capacities of a captured graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """What to do with the logits of some rows; all arrays [count]."""
+
+    count: int
+    rows: Int32  # row of the batch whose logits are used
+    forced: Int32  # token to take, or NO_TOKEN to sample one
+    temperature: Float32  # 0 = greedy
+    top_p: Float32  # 1 = off
+    top_k: Int32  # 0 = off
+    min_p: Float32  # 0 = off
+    seeds: UInt64
+    counters: Int64  # index of the token in its message's content: with the seed it decides the noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One step.
+
+    Row r encodes one token: it reads `tokens[r]`, or the token that sample `previous[r]` of the step before produced if
+    `previous[r]` >= 0; K (rotated at `positions[r]`) and V are written to slot `slots[r]` before any attention of the
+    same layer reads.
+
+    Segment s is the keys in the slots of extents[extent_indptr[s]:extent_indptr[s+1]] ((start, length) each, in order),
+    read by the pairs row_indptr[s]:row_indptr[s+1]. Pair j is a query of row pair_rows[j], rotated at
+    positions[pair_rows[j]] - pair_deltas[j]. If own[s] > 0, the segment is causal: its last own[s] keys are those of
+    its own[s] rows, each of which sees the keys up to its own; else every row sees all keys. A row's attention is the
+    merge of its pairs by their log-sum-exp. Every row has at least one pair.
+    """
+
+    n_rows: int
+    tokens: Int32
+    previous: Int32
+    positions: Int32
+    slots: Int32
+    n_segments: int
+    extents: Int32  # [extents, 2]
+    extent_indptr: Int32  # [segments + 1]
+    row_indptr: Int32  # [segments + 1]
+    pair_rows: Int32
+    pair_deltas: Int32
+    own: Int32  # [segments]
+    samples: Samples
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self.row_indptr[self.n_segments])
+
+    def kv_tokens(self) -> tuple[int, int]:
+        """Keys read: each segment's once, and summed over the rows that read it (the traffic without sharing)."""
+        lengths = np.add.reduceat(
+            np.append(self.extents[:, 1], 0), np.minimum(self.extent_indptr[: self.n_segments], len(self.extents))
+        )
+        rows = np.diff(self.row_indptr[: self.n_segments + 1])
+        return int(lengths.sum()), int((lengths * rows).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step gave, per sample: the token taken and its log-probability under the model's own distribution."""
+
+    tokens: Int32
+    logprobs: Float32
+    forward_s: float  # seconds from the batch's arrival at the runner to its results
+
+
+def padded(batch: Batch, extra: int) -> Batch:
+    """The same step with `extra` unused elements at the end of every array, as a captured graph would get it."""
+
+    def pad(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        width = [(0, extra)] + [(0, 0)] * (array.ndim - 1)
+        return np.pad(array, width, mode="edge" if len(array) else "constant")
+
+    def arrays(value: Batch | Samples) -> dict[str, npt.NDArray[np.generic]]:
+        return {
+            f.name: pad(getattr(value, f.name)) for f in fields(value) if isinstance(getattr(value, f.name), np.ndarray)
+        }
+
+    samples = replace(batch.samples, **arrays(batch.samples))  # type: ignore[arg-type]
+    return replace(batch, samples=samples, **arrays(batch))  # type: ignore[arg-type]
+
+
+class Runner(Protocol):
+    """Executes steps in order, in one thread. A raised exception means that nothing of the step can be relied on."""
+
+    def execute(self, batch: Batch) -> StepResult: ...

@@ -1,0 +1,21 @@
+"""What the models ask of an attention backend."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+
+from pavane.kernels.batch import Batch
+
+P = TypeVar("P")
+
+
+class AttentionBackend(Protocol[P]):
+    """Owns the KV tensors; `plan` is called once per step and its result passed to `attend` of every layer."""
+
+    def plan(self, batch: Batch) -> P: ...
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: P) -> torch.Tensor:
+        """Stores K and V of the step's rows, then attends; see TorchAttention.attend for the shapes."""
+        ...

@@ -1,0 +1,22 @@
+"""The tensors behind the slots."""
+
+from __future__ import annotations
+
+import torch
+
+
+class KVStore:
+    """K (rotated where it was encoded) and V of every slot and layer: float32 [layers, kv_heads, slots, head_dim].
+
+    Memory is zeroed lazily by the operating system, so slots that were never written cost nothing resident.
+    """
+
+    def __init__(self, layers: int, kv_heads: int, slots: int, head_dim: int) -> None:
+        shape = (layers, kv_heads, slots, head_dim)
+        self.k = torch.zeros(shape, dtype=torch.float32)
+        self.v = torch.zeros(shape, dtype=torch.float32)
+
+    @property
+    def bytes_per_slot(self) -> int:
+        layers, kv_heads, _, head_dim = self.k.shape
+        return 2 * layers * kv_heads * head_dim * self.k.element_size()

@@ -1,0 +1,76 @@
+"""The forward pass of Llama 2 and 3, Mistral without window, SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from pavane.kernels.linear import tiled_linear
+from pavane.models.config import ModelConfig
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class _Layer(NamedTuple):
+    attention_norm: torch.Tensor
+    qkv: torch.Tensor
+    output: torch.Tensor
+    mlp_norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class LlamaModel:
+    """Weights in the dtype they are given in; q, k, v and gate, up fused, so that a layer is few operations.
+
+    Takes the entries out of `weights` as it fuses them, so that the peak memory stays near the final size.
+    """
+
+    def __init__(self, config: ModelConfig, weights: dict[str, torch.Tensor], *, batch_invariant: bool = False) -> None:
+        self.config = config
+        self._linear = tiled_linear if batch_invariant else F.linear
+        self._embedding = weights.pop("embed_tokens.weight")
+        self.dtype = self._embedding.dtype
+        self._head = self._embedding if config.tie_word_embeddings else weights.pop("lm_head.weight")
+        self._norm = weights.pop("norm.weight").to(self.dtype)
+        self._layers = [self._take_layer(weights, f"layers.{i}.") for i in range(config.num_layers)]
+        self._sizes = [config.num_heads * config.head_dim] + 2 * [config.num_kv_heads * config.head_dim]
+
+    def forward(self, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """tokens int64 [n] -> final hidden states before the norm [n, hidden_size]; `attend` gets the layer, q
+        [n, heads, head_dim] and k, v [n, kv_heads, head_dim], unrotated."""
+        n = len(tokens)
+        x = self._embedding.index_select(0, tokens)
+        for i, layer in enumerate(self._layers):
+            qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv)
+            q, k, v = torch.split(qkv, self._sizes, dim=1)
+            head = (n, -1, self.config.head_dim)
+            attended = attend(i, q.reshape(head), k.reshape(head), v.reshape(head)).to(self.dtype)
+            x = x + self._linear(attended, layer.output)
+            gate, up = self._linear(self._rms_norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=1)
+            x = x + self._linear(F.silu(gate) * up, layer.down)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden [n, hidden_size] of the rows that need them -> float32 [n, vocab_size]."""
+        return self._linear(self._rms_norm(hidden, self._norm), self._head).float()
+
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (self.config.hidden_size,), weight, self.config.rms_norm_eps)
+
+    def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
+        def take(*names: str) -> torch.Tensor:
+            parts = [weights.pop(f"{prefix}{name}.weight").to(self.dtype) for name in names]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return _Layer(
+            attention_norm=take("input_layernorm"),
+            qkv=take("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            output=take("self_attn.o_proj"),
+            mlp_norm=take("post_attention_layernorm"),
+            gate_up=take("mlp.gate_proj", "mlp.up_proj"),
+            down=take("mlp.down_proj"),
+        )

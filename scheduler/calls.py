@@ -1,0 +1,148 @@
+"""The record of one call, owned by the scheduler. Its states and their order are in spec.State."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from pavane.cache import Member, Span
+from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, StopMatcher
+
+
+@dataclass(slots=True)
+class Use:
+    """A resolved edge: where the parent stands, its encoding, and how much of it this call was first to compute."""
+
+    id: str
+    span: Span
+    placed_at: int
+    encoded_at: int
+    exact: bool
+    fresh: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.span.length
+
+    @property
+    def repositioned(self) -> bool:
+        return not self.exact and self.placed_at != self.encoded_at
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    spec: CallSpec
+    workflow: Workflow
+    serial: int  # order of arrival, over all workflows
+    accepted_at: float
+    state: State = State.BLOCKED
+
+    # the graph
+    parents: list[Call] = field(default_factory=list)  # and the source of a copy
+    children: dict[Call, None] = field(default_factory=dict)  # that have not ended
+    pending: int = 0  # parents whose encoding is not complete
+    unfinished_readers: int = 0
+    released: bool = False
+
+    # the message
+    tokens: array[int] = field(default_factory=lambda: array("i"))  # header, content, trailer
+    content_begin: int = 0
+    content_end: int = 0
+    max_tokens: int = 0
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+    failure: Failure | None = None
+    matcher: StopMatcher | None = None
+    start: int = 0  # logical offset of the first token
+
+    # the cache
+    span: Span | None = None  # its own encoding; retained until nobody can ask for it
+    uses: list[Use] = field(default_factory=list)
+    visible: list[Member] = field(default_factory=list)
+    needs: list[Span] = field(default_factory=list)  # acquired: non-empty exactly while running
+    inputs_ready: bool = False  # all of `needs` but its own path is computed
+    sealed: bool = False  # tokens are final
+    encoded: bool = False  # ... and all scheduled: usable by children in the same step
+
+    # the receipt
+    fresh: int = 0  # own tokens before the content that this call was first to compute
+    own_visible: int = 0  # own tokens before the content (of a Prefill: all)
+    generated: int = 0
+    trailer: int = 0
+    reencoded: int = 0
+    preemptions: int = 0
+    placement_ignored: bool = False
+    ready_at: float | None = None
+    started_at: float | None = None
+    first_token_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def deadline(self) -> float | None:
+        return None if self.spec.timeout is None else self.accepted_at + self.spec.timeout
+
+    def receipt(self, now: float) -> Receipt:
+        end = self.ended_at if self.ended_at is not None else now
+        ready = self.ready_at if self.ready_at is not None else end
+        started = self.started_at if self.started_at is not None else end
+        repositioned = sum(use.tokens - use.fresh for use in self.uses if use.repositioned)
+        encoded = self.fresh + sum(use.fresh for use in self.uses)
+        visible = self.own_visible + sum(use.tokens for use in self.uses)
+        computes = bool(self.ready_at is not None and not self.spec.lazy)
+        return Receipt(
+            in_place=visible - repositioned - encoded if computes else 0,
+            repositioned=repositioned if computes else 0,
+            encoded=encoded,
+            generated=self.generated,
+            trailer=self.trailer,
+            reencoded=self.reencoded,
+            blocked_s=ready - self.accepted_at,
+            queued_s=max(0.0, started - ready),
+            first_token_s=self.first_token_at - ready if self.first_token_at is not None else 0.0,
+            total_s=end - self.accepted_at,
+            preemptions=self.preemptions,
+            placement_ignored=self.placement_ignored,
+            parents=tuple(ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.tokens) for u in self.uses),
+        )
+
+    def outcome(self, now: float) -> Outcome:
+        decode = self.spec.decode
+        return Outcome(
+            id=self.id,
+            state=self.state,
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            content=(self.content_begin, self.content_end),
+            start=self.start,
+            finish=self.finish,
+            seed=decode.seed if decode else 0,
+            beginning=decode.beginning if decode else "",
+            receipt=self.receipt(now),
+            failure=self.failure,
+            decode=decode is not None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Workflow:
+    """Ids of one workflow and what they stand for."""
+
+    namespace: str
+    id: str
+    serial: int
+    budget: int  # tokens, 0 = none
+    ttl: float  # seconds
+    touched_at: float
+    calls: dict[str, Call] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)  # of every id ever used, released ones too
+    unfinished: int = 0
+    spent: int = 0
+    total: Receipt = field(default_factory=Receipt)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.namespace, self.id)

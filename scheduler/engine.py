@@ -1,0 +1,143 @@
+"""The loop: one asyncio task owns the scheduler, one thread runs the steps.
+
+Verbs come in as method calls with frozen values and take effect at once, between two steps as well as during one; what
+they and the steps bring about goes out through `publish`. A forward pass never blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+
+from pavane.cache import audit
+from pavane.kernels.batch import Runner
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.spec import CallSpec, Event, Outcome, Receipt
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[dict[tuple[str, str], list[Event]]], None]
+Observe = Callable[[int, int, float, float], None]  # rows, samples, seconds of the step, seconds of its forward pass
+
+IDLE_CHECK_S = 1.0  # an idle engine looks for expired workflows this often
+
+
+class Engine:
+    def __init__(self, scheduler: Scheduler, runner: Runner, publish: Publish, observe: Observe) -> None:
+        self.scheduler = scheduler
+        self._runner = runner
+        self._publish = publish
+        self._observe = observe
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._draining = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="runner")
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- verbs
+
+    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float) -> bool:
+        return self.scheduler.open(namespace, workflow_id, budget, ttl, monotonic())
+
+    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec]) -> None:
+        if self._draining:
+            raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
+        self.scheduler.submit(namespace, workflow_id, specs, monotonic())
+        self._changed()
+
+    def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool) -> list[str]:
+        cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())
+        self._changed()
+        return cancelled
+
+    def release(self, namespace: str, workflow_id: str, ids: Sequence[str]) -> None:
+        self.scheduler.release(namespace, workflow_id, ids, monotonic())
+
+    def close(self, namespace: str, workflow_id: str) -> Receipt:
+        total = self.scheduler.close(namespace, workflow_id, monotonic())
+        self._changed()
+        return total
+
+    def outcome(self, namespace: str, workflow_id: str, message_id: str) -> Outcome:
+        return self.scheduler.outcome(namespace, workflow_id, message_id, monotonic())
+
+    def outcomes(self, namespace: str, workflow_id: str, after: int, count: int) -> list[tuple[int, Outcome]]:
+        return self.scheduler.outcomes(namespace, workflow_id, after, count, monotonic())
+
+    # ---- life
+
+    def start(self) -> asyncio.Task[None]:
+        """The task of the loop: it ends with `stop`, or with the defect that killed it."""
+        self._task = asyncio.create_task(self._loop(), name="engine")
+        return self._task
+
+    async def drain(self, timeout: float) -> bool:
+        """Takes no more calls and waits for those it has. False if some were not done in time."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout):
+                while self.scheduler.graph.unfinished:
+                    self._idle.clear()
+                    self._wake.set()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Ends every unfinished call with DRAINING, then the loop and, when its step is done, the thread."""
+        self._draining = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.scheduler.fail_all(Reason.DRAINING, "the server was stopped before the call was done", monotonic())
+        self._publish(self.scheduler.take_events())
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # ---- the loop
+
+    async def _loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        scheduler = self.scheduler
+        while True:
+            began = monotonic()
+            batch = scheduler.schedule(began)
+            running = loop.run_in_executor(self._thread, self._runner.execute, batch) if batch is not None else None
+            self._publish(scheduler.take_events())  # while the step runs
+            if batch is None or running is None:
+                await self._sleep()
+                continue
+            try:
+                result = await running
+            except Exception as error:  # whatever the runner raises fails the calls of this step, not the server
+                log.exception("a step of %d rows failed", batch.n_rows)
+                scheduler.fail_step(f"the model runner failed: {error}", monotonic())
+            else:
+                scheduler.commit(result, monotonic())
+                self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
+            if self._draining and not scheduler.graph.unfinished:
+                self._idle.set()
+
+    async def _sleep(self) -> None:
+        if not self.scheduler.graph.unfinished:
+            self._idle.set()
+        timer = self.scheduler.next_timer
+        wait = IDLE_CHECK_S if timer is None else min(IDLE_CHECK_S, max(0.0, timer - monotonic()))
+        try:
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _changed(self) -> None:
+        self._publish(self.scheduler.take_events())
+        self._wake.set()
+
+    def audit(self) -> None:
+        """Raises AuditError if cache and calls contradict each other; only between steps."""
+        audit(self.scheduler.cache, *self.scheduler.held())

@@ -1,0 +1,183 @@
+"""From the work of a step to its Batch. Python loops run over calls and encodings, never over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pavane.cache import Extent, Member, Node, Span, cut
+from pavane.kernels.batch import NO_TOKEN, Batch, Int32, Samples
+from pavane.scheduler.calls import Call
+
+
+@dataclass(slots=True)
+class Item:
+    """Rows of one call: the tokens at depths [lo, hi) of the path that leads to `tail`."""
+
+    call: Call
+    tail: Node
+    lo: int
+    hi: int
+    first_row: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.hi - self.lo
+
+
+@dataclass(slots=True)
+class Sample:
+    """A token to take after the row that encodes depth `depth` of the call's path; `index` counts in the content."""
+
+    call: Call
+    item: Item
+    depth: int
+    index: int
+    forced: int = NO_TOKEN
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step does, as it is being put together, and until it is committed."""
+
+    budget: int
+    items: list[Item] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    busy: set[Call] = field(default_factory=set)  # have rows in this step
+    finishing: list[Call] = field(default_factory=list)  # complete once it has run
+
+    def add(self, call: Call, node: Node, lo: int, hi: int) -> Item:
+        self.budget -= hi - lo
+        self.busy.add(call)
+        last = self.items[-1] if self.items else None
+        if last is not None and last.call is call and last.hi == lo and (last.tail is node or last.tail is node.parent):
+            last.tail, last.hi = node, hi
+            return last
+        item = Item(call, node, lo, hi)
+        self.items.append(item)
+        return item
+
+
+@dataclass(slots=True)
+class _Segment:
+    extents: list[Extent]
+    items: list[tuple[Item, int]]  # who reads it, rotated by which delta
+    own: int = 0
+
+
+def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
+    """`bos` is 1 if a BOS stands before offset 0. With `share`, an encoding that several calls read moved is one
+    segment with the rows of all; without, each call's attention is laid out as if it were alone."""
+    rows = 0
+    tokens: list[Int32] = []
+    slots: list[Int32] = []
+    positions: list[Int32] = []
+    for item in step.items:
+        item.first_row = rows
+        rows += item.rows
+        path = _path(item.tail, item.lo)
+        begin = item.lo - path[0].lo
+        line = np.concatenate([np.frombuffer(node.tokens, dtype=np.int32) for node in path])
+        tokens.append(line[begin : begin + item.rows])
+        slots.append(_expand([e for node in path for e in node.slots()])[begin : begin + item.rows])
+        at = item.tail.context.start + bos
+        positions.append(np.arange(at + item.lo, at + item.hi, dtype=np.int32))
+    segments = _segments(step.items, share)
+    readers = [(item, delta) for segment in segments for item, delta in segment.items]
+    counts = [sum(item.rows for item, _ in segment.items) for segment in segments]
+    pair_rows = [np.arange(item.first_row, item.first_row + item.rows, dtype=np.int32) for item, _ in readers]
+    return Batch(
+        n_rows=rows,
+        tokens=np.concatenate(tokens),
+        previous=np.full(rows, NO_TOKEN, dtype=np.int32),
+        positions=np.concatenate(positions),
+        slots=np.concatenate(slots),
+        n_segments=len(segments),
+        extents=np.array([e for segment in segments for e in segment.extents], dtype=np.int32).reshape(-1, 2),
+        extent_indptr=_indptr([len(segment.extents) for segment in segments]),
+        row_indptr=_indptr(counts),
+        pair_rows=np.concatenate(pair_rows),
+        pair_deltas=np.repeat(
+            np.array([delta for _, delta in readers], dtype=np.int32), [item.rows for item, _ in readers]
+        ),
+        own=np.array([segment.own for segment in segments], dtype=np.int32),
+        samples=_samples(step.samples),
+    )
+
+
+def _segments(items: Sequence[Item], share: bool) -> list[_Segment]:
+    readers: dict[Span, int] = {}
+    if share:
+        for item in items:
+            for member in item.tail.context.members:
+                if member.delta:
+                    readers[member.span] = readers.get(member.span, 0) + 1
+    shared: dict[Span, _Segment] = {}
+    out: list[_Segment] = []
+    for item in items:
+        alone: dict[int, list[Member]] = {}
+        for member in item.tail.context.members:
+            if readers.get(member.span, 0) > 1:
+                segment = shared.get(member.span)
+                if segment is None:
+                    segment = shared[member.span] = _Segment(_extents(member.span), [])
+                segment.items.append((item, member.delta))
+            else:
+                alone.setdefault(member.delta, []).append(member)
+        causal = [e for member in alone.pop(0, ()) for e in _extents(member.span)]
+        out.extend(
+            _Segment(_joined([e for m in alone[delta] for e in _extents(m.span)]), [(item, delta)])
+            for delta in sorted(alone)
+        )
+        causal += cut([e for node in _path(item.tail, 0) for e in node.slots()], item.hi)[0]
+        out.append(_Segment(_joined(causal), [(item, 0)], own=item.rows))
+    return [*shared.values(), *out]
+
+
+def _path(tail: Node, lo: int) -> list[Node]:
+    """The nodes of the path to `tail`, from the one that holds depth `lo` on."""
+    path: list[Node] = []
+    node: Node | None = tail
+    while node is not None and len(node) and node.hi > lo:
+        path.append(node)
+        node = node.parent
+    return path[::-1]
+
+
+def _extents(span: Span) -> list[Extent]:
+    return _joined([e for node in span.nodes() for e in node.slots()])
+
+
+def _joined(extents: list[Extent]) -> list[Extent]:
+    out: list[Extent] = []
+    for extent in extents:
+        if out and out[-1].end == extent.start:
+            out[-1] = Extent(out[-1].start, out[-1].length + extent.length)
+        else:
+            out.append(extent)
+    return out
+
+
+def _expand(extents: list[Extent]) -> Int32:
+    return np.concatenate([np.arange(e.start, e.end, dtype=np.int32) for e in extents])
+
+
+def _indptr(counts: list[int]) -> Int32:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+def _samples(samples: Sequence[Sample]) -> Samples:
+    specs = [sample.call.spec.decode for sample in samples]
+    return Samples(
+        count=len(samples),
+        rows=np.array([s.item.first_row + s.depth - s.item.lo for s in samples], dtype=np.int32),
+        forced=np.array([s.forced for s in samples], dtype=np.int32),
+        temperature=np.array([d.temperature for d in specs if d], dtype=np.float32),
+        top_p=np.array([d.top_p for d in specs if d], dtype=np.float32),
+        top_k=np.array([d.top_k for d in specs if d], dtype=np.int32),
+        min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
+        seeds=np.array([d.seed for d in specs if d], dtype=np.uint64),
+        counters=np.array([s.index for s in samples], dtype=np.int64),
+    )

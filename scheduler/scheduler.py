@@ -1,0 +1,615 @@
+"""The scheduler: owner of all calls and of the cache. Synchronous; knows no clock, no thread and no text.
+
+    schedule(now)         what the next step computes, as a Batch; locks and slots are taken here
+    commit(result, now)   the step has run: tokens are taken, calls end, promises resolve
+    fail_step(text, now)  the step has failed, and with it the calls in it
+
+A call becomes ready when its parents are complete or complete within the step being put together; then it is resolved
+to what it sees (resolve.py), waits in the order of the policy, runs while it holds its locks, and gives them back when
+it ends or is preempted. Events collect until
+`take_events`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from pavane.cache import GraphCache, NeverFitsError, Node, Span
+from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
+from pavane.scheduler.calls import Call, Workflow
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.graph import Graph, Limits
+from pavane.scheduler.plan import Item, Sample, Step, make_batch
+from pavane.scheduler.policy import FirstComeFirstServed, Policy
+from pavane.scheduler.resolve import inputs, resolve
+from pavane.scheduler.spec import (
+    CallSpec,
+    Closed,
+    Ended,
+    Event,
+    Failure,
+    Finish,
+    Outcome,
+    Receipt,
+    State,
+    StateChanged,
+    TextRules,
+    TokensAdded,
+)
+
+RUN = 32  # slots that a running decode takes at a time
+TTL_CHECK_S = 1.0
+
+
+class Scheduler:
+    """See the module's docstring.
+
+    `share` lets calls of one step read an encoding together; without it, and with a cache that keeps offsets apart, the
+    layout of a call's attention does not depend on other calls.
+    """
+
+    def __init__(
+        self,
+        cache: GraphCache,
+        limits: Limits,
+        text: TextRules,
+        *,
+        max_running: int = 64,
+        token_budget: int = 512,
+        share: bool = True,
+        policy: Policy | None = None,
+    ) -> None:
+        self.cache = cache
+        self.graph = Graph(limits)
+        self.running: dict[Call, None] = {}
+        self.counts: Counter[State] = Counter()  # calls that are, or have ended, in each state
+        self._text = text
+        self._max_running = max_running
+        self._token_budget = token_budget
+        self._share = share
+        self._policy = policy or FirstComeFirstServed()
+        self._queue: list[tuple[tuple[float, ...], int, Call]] = []
+        self._deadlines: list[tuple[float, int, Call]] = []
+        self._step: Step | None = None
+        self._ready: deque[Call] = deque()
+        self._events: dict[tuple[str, str], list[Event]] = {}
+        self._next_ttl_check = 0.0
+        self._seconds_per_call = 1.0
+
+    # ---- requests
+
+    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float, now: float) -> bool:
+        """True if the workflow was open already."""
+        return self.graph.open(namespace, workflow_id, budget, ttl, now)[1]
+
+    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], now: float) -> None:
+        """All or nothing; RequestError says what is wrong. The same calls may be submitted again."""
+        workflow = self.graph.workflow(namespace, workflow_id)
+        workflow.touched_at = now
+        if workflow.budget and workflow.spent >= workflow.budget:
+            raise self._over_budget(workflow)
+        waiting = len(self._queue) + len(self.running)
+        retry_after = min(60.0, max(0.2, self._seconds_per_call * max(1, waiting) / 4))
+        for call in self.graph.submit(workflow, specs, now, retry_after):
+            self.counts[call.state] += 1
+            if call.deadline is not None:
+                heapq.heappush(self._deadlines, (call.deadline, call.serial, call))
+            bad = next((p for p in call.parents if p.state in (State.FAILED, State.CANCELLED)), None)
+            if bad is not None:
+                self._end(call, State.FAILED, now, _because_of(bad))
+            elif call.pending:
+                self._announce(call, State.BLOCKED)
+            else:
+                self._ready.append(call)
+        self._resolve_ready(now)
+
+    def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool, now: float) -> list[str]:
+        """Cancels those of the calls that have not ended; returns their ids."""
+        workflow = self.graph.workflow(namespace, workflow_id)
+        workflow.touched_at = now
+        calls = [self.graph.call(workflow, message_id) for message_id in ids]
+        if descendants:
+            seen = set(calls)
+            for call in calls:
+                fresh = [child for child in call.children if child not in seen]
+                seen.update(fresh)
+                calls.extend(fresh)
+        cancelled = [call for call in calls if not call.state.ended]
+        failure = Failure(Reason.CANCELLED, "the call was cancelled")
+        for call in cancelled:
+            if not call.state.ended:
+                self._end(call, State.CANCELLED, now, failure, spare=set(cancelled))
+        return [call.id for call in cancelled]
+
+    def release(self, namespace: str, workflow_id: str, ids: Sequence[str], now: float) -> None:
+        workflow = self.graph.workflow(namespace, workflow_id)
+        workflow.touched_at = now
+        known = [i for i in ids if i not in workflow.digests or i in workflow.calls]
+        for call in [self.graph.call(workflow, message_id) for message_id in known]:
+            self._release(call)
+
+    def close(self, namespace: str, workflow_id: str, now: float) -> Receipt:
+        """Cancels what has not ended, forgets the workflow, and returns the sum of its receipts."""
+        workflow = self.graph.workflow(namespace, workflow_id)
+        failure = Failure(Reason.WORKFLOW_CLOSED, "the workflow was closed")
+        unfinished = [call for call in workflow.calls.values() if not call.state.ended]
+        for call in unfinished:
+            self._end(call, State.CANCELLED, now, failure, spare=set(unfinished))
+        for call in list(workflow.calls.values()):
+            self._release(call)
+        del self.graph.workflows[workflow.key]
+        self._events.setdefault(workflow.key, []).append(Closed(workflow.total))
+        return workflow.total
+
+    def outcome(self, namespace: str, workflow_id: str, message_id: str, now: float) -> Outcome:
+        workflow = self.graph.workflow(namespace, workflow_id)
+        workflow.touched_at = now
+        return self.graph.call(workflow, message_id).outcome(now)
+
+    def outcomes(
+        self, namespace: str, workflow_id: str, after: int, count: int, now: float
+    ) -> list[tuple[int, Outcome]]:
+        """The next `count` messages by order of arrival, each with its place in this order."""
+        workflow = self.graph.workflow(namespace, workflow_id)
+        workflow.touched_at = now
+        later = (call for call in workflow.calls.values() if call.serial > after)
+        return [(call.serial, call.outcome(now)) for call, _ in zip(later, range(count), strict=False)]
+
+    def take_events(self) -> dict[tuple[str, str], list[Event]]:
+        """What has happened since the last time, by workflow (namespace, id)."""
+        events, self._events = self._events, {}
+        return events
+
+    # ---- the step
+
+    def schedule(self, now: float) -> Batch | None:
+        """The next step, or None if there is nothing to compute now."""
+        assert self._step is None, "the last step was not committed"
+        self._expire(now)
+        while True:
+            step = self._step = Step(self._token_budget)
+            order = sorted(self.running, key=lambda c: (not c.generated, self._policy.key(c)))
+            moved = True
+            while moved and step.budget > 0:
+                moved = False
+                for call in order:
+                    if call.state is State.RUNNING and call not in step.busy and not call.encoded:
+                        moved |= self._advance(call, step, now)
+                admitted = self._admit(step, now)
+                order.extend(admitted)
+                moved |= bool(admitted)
+            if step.items:
+                return make_batch(step, bos=int(self.cache.bos_id is not None), share=self._share)
+            self._step = None
+            if not step.finishing:
+                return None
+            for call in step.finishing:  # found complete: nothing had to be computed
+                self._finish(call, now)
+
+    def commit(self, result: StepResult, now: float) -> None:
+        step, self._step = self._step, None
+        assert step is not None
+        tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
+        for sample, token, logprob in zip(step.samples, tokens, logprobs, strict=True):
+            if sample.call.state is State.RUNNING:
+                self._take(sample, token, logprob, now)
+        for call in step.finishing:
+            if not call.state.ended:
+                self._finish(call, now)
+        self._check_budgets(step, now)
+
+    def fail_step(self, text: str, now: float) -> None:
+        step, self._step = self._step, None
+        assert step is not None
+        for item in step.items:
+            self.cache.unfill(item.tail, item.lo)
+        failure = Failure(Reason.RUNNER_FAILED, text)
+        for call in [item.call for item in step.items] + step.finishing:
+            if not call.state.ended:
+                call.encoded = False
+                self._end(call, State.FAILED, now, failure)
+
+    def fail_all(self, reason: Reason, text: str, now: float) -> None:
+        """Ends every call that has not ended; also in the middle of a step that will not be committed."""
+        for workflow in list(self.graph.workflows.values()):
+            for call in list(workflow.calls.values()):
+                self._end(call, State.FAILED, now, Failure(reason, text))
+
+    @property
+    def next_timer(self) -> float | None:
+        """When `schedule` has something to do though nobody asks: the next deadline."""
+        while self._deadlines and self._deadlines[0][2].state.ended:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    # ---- running calls
+
+    def _advance(self, call: Call, step: Step, now: float) -> bool:
+        """Schedules what the call can compute next. True if anything moved."""
+        assert call.span is not None
+        for span in call.needs[-1:] if call.inputs_ready else list(call.needs):
+            for node in span.nodes():
+                if node.complete:
+                    continue
+                if node.owner is None:  # who computed it has stopped, and what it reads is not locked any more
+                    if call not in step.busy:
+                        self._park(call)
+                    return True
+                count = min(step.budget, len(node) - node.filled)
+                if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
+                    return call in step.busy
+                item = self._encode(call, node, count, step)
+                if node.filled < len(node):
+                    return True
+                call.inputs_ready = node is call.span.node
+                if call.inputs_ready and not call.sealed:
+                    index = call.content_end - call.content_begin
+                    decode = call.spec.decode
+                    forced = decode.forced[index] if decode and decode.forced else NO_TOKEN
+                    step.samples.append(Sample(call, item, node.hi - 1, index, forced))
+        if call.sealed and call.span.node.complete:
+            call.encoded = True
+            step.finishing.append(call)
+            self._resolve_children(call, now)
+            return True
+        return call in step.busy
+
+    def _encode(self, call: Call, node: Node, count: int, step: Step) -> Item:
+        assert call.span is not None
+        lo = node.lo + node.filled
+        first = self.cache.fill(node, count)
+        item = step.add(call, node, lo, lo + count)
+        decode = call.spec.decode
+        if node.context is call.span.node.context and node.lo >= call.span.lo:
+            begin = lo - call.span.lo
+            header = max(0, min(begin + count, call.own_visible) - max(begin + count - first, 0))
+            call.fresh += min(header, first)
+            call.reencoded += count - first
+            if decode is not None and decode.one_pass and decode.logprobs:
+                self._score(call, item, begin, count, step)
+        elif node.context.start >= 0:  # BOS is never counted
+            use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
+            if use is not None:
+                use.fresh += first
+                call.reencoded += count - first
+            else:
+                call.reencoded += count
+        call.workflow.spent += first
+        return item
+
+    def _score(self, call: Call, item: Item, begin: int, count: int, step: Step) -> None:
+        """Log-probabilities of tokens that are forced in one pass: each under the row before it."""
+        decode, span = call.spec.decode, call.span
+        assert decode is not None
+        assert span is not None
+        for at in range(max(begin, call.content_begin - 1), min(begin + count, call.content_end - 1)):
+            index = at + 1 - call.content_begin
+            step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
+
+    def _make_room(self, call: Call, node: Node, step: Step) -> bool:
+        """Slots for the tokens of a running decode, at the expense of later calls if need be."""
+        assert call.span is not None
+        if node is not call.span.node or call.spec.decode is None:
+            return True
+        left = 0 if call.sealed else call.max_tokens - call.generated
+        if self.cache.grow(node, len(node)) if left <= 0 else self._grow_run(node, left):
+            return True
+        while True:
+            others = [c for c in self.running if c is not call and c not in step.busy and not c.encoded]
+            victim = max(others, key=self._policy.key, default=None)
+            if victim is None or self._policy.key(victim) < self._policy.key(call):
+                self._park(call)
+                call.preemptions += 1
+                return False
+            self._park(victim)
+            victim.preemptions += 1
+            if self.cache.grow(node, len(node)):
+                return True
+
+    def _grow_run(self, node: Node, left: int) -> bool:
+        have = sum(extent.length for extent in node.extents or ())
+        if have >= len(node):
+            return True
+        return self.cache.grow(node, len(node) + min(RUN, left)) or self.cache.grow(node, len(node))
+
+    def _park(self, call: Call) -> None:
+        """Back to the queue without locks; what it has computed stays as cache until somebody needs the room."""
+        self.cache.abandon(call.needs, call)
+        call.needs = []
+        call.inputs_ready = False
+        del self.running[call]
+        self._enqueue(call)
+
+    # ---- waiting calls
+
+    def _admit(self, step: Step, now: float) -> list[Call]:
+        """Starts waiting calls in order, as long as the next one finds room."""
+        admitted: list[Call] = []
+        while self._queue and len(self.running) < self._max_running and step.budget > 0:
+            call = self._queue[0][2]
+            if call.state is not State.QUEUED:
+                heapq.heappop(self._queue)
+                continue
+            try:
+                if not self._start(call):
+                    break
+            except NeverFitsError as error:
+                heapq.heappop(self._queue)
+                text = (
+                    f"call {call.id!r} needs {error.needed} token slots at once, with all that has to be encoded again "
+                    f"for it, and the server has {error.size}; use a server with more --num-slots"
+                )
+                self._end(call, State.FAILED, now, Failure(Reason.NEVER_FITS, text, (call.id,)))
+                continue
+            heapq.heappop(self._queue)
+            self._set(call, State.RUNNING)
+            call.started_at = call.started_at if call.started_at is not None else now
+            self.running[call] = None
+            admitted.append(call)
+            self._advance(call, step, now)
+        return admitted
+
+    def _start(self, call: Call) -> bool:
+        assert call.span is not None
+        needs = self.cache.requirements([*inputs(call), call.span])
+        own = needs[-1].node
+        spare = 0
+        if call.spec.decode is not None and not call.sealed and not own.complete:
+            spare = min(RUN, call.max_tokens - call.generated)
+        if not self.cache.acquire(needs, call, spare=spare):
+            return False
+        call.needs = needs
+        return True
+
+    def _enqueue(self, call: Call) -> None:
+        self._set(call, State.QUEUED)
+        heapq.heappush(self._queue, (self._policy.key(call), call.serial, call))
+
+    def _resolve_children(self, call: Call, now: float) -> None:
+        self._ready.extend(_freed(call))
+        self._resolve_ready(now)
+
+    def _resolve_ready(self, now: float) -> None:
+        while self._ready:
+            call = self._ready.popleft()
+            if call.state.ended:
+                continue
+            call.ready_at = now
+            try:
+                resolve(self.cache, call, self.graph.limits.max_model_len)
+            except RequestError as error:
+                self._end(call, State.FAILED, now, Failure(error.reason, error.text, error.ids))
+                continue
+            decode = call.spec.decode
+            if decode is not None:
+                if decode.stop:
+                    call.matcher = self._text.matcher(decode.stop, decode.beginning)
+                if decode.one_pass:
+                    call.sealed, call.finish = True, Finish.FORCED
+                    call.generated, call.trailer = len(decode.forced), len(decode.trailer)
+            if not call.spec.lazy:
+                self._enqueue(call)
+                continue
+            call.encoded = True
+            self._ready.extend(_freed(call))
+            if self._step is not None:
+                self._step.finishing.append(call)
+            else:
+                self._finish(call, now)
+
+    # ---- tokens
+
+    def _take(self, sample: Sample, token: int, logprob: float, now: float) -> None:
+        call, decode = sample.call, sample.call.spec.decode
+        assert decode is not None
+        if call.first_token_at is None:
+            call.first_token_at = now
+        if decode.one_pass:
+            if sample.index == len(call.logprobs):  # not a row that was encoded again
+                call.logprobs.append(logprob)
+            return
+        if not decode.forced and token in decode.end_ids:
+            self._seal(call, Finish.END_OF_TURN, now)
+            return
+        if not decode.forced and token in decode.stop_ids:
+            self._seal(call, Finish.STOP, now)
+            return
+        assert call.span is not None
+        call.generated += 1
+        call.tokens.append(token)
+        call.content_end += 1
+        call.logprobs.append(logprob)
+        self.cache.append(call.span.node, [token], call)
+        self._publish(call, TokensAdded(call.id, (token,), (logprob,) if decode.logprobs else ()))
+        keep = call.matcher.push(token) if call.matcher is not None else None
+        if keep is not None:
+            self._cut(call, keep)
+            self._seal(call, Finish.STOP, now)
+        elif call.generated == call.max_tokens:
+            self._seal(call, Finish.FORCED if decode.forced else Finish.LENGTH, now)
+
+    def _cut(self, call: Call, keep: tuple[int, ...]) -> None:
+        """Replaces the content by `keep`. What of it is encoded already stays as far as the tokens are the same."""
+        assert call.span is not None
+        content = call.tokens[call.content_begin :].tolist()
+        same = next(
+            (i for i, (a, b) in enumerate(zip(content, keep, strict=False)) if a != b), min(len(content), len(keep))
+        )
+        del call.tokens[call.content_begin + same :]
+        self.cache.truncate(call.span.node, call.content_begin + same)
+        del call.logprobs[same:]
+        call.tokens.extend(keep[same:])
+        call.logprobs.extend([0.0] * (len(keep) - same))
+        call.content_end = len(call.tokens)
+        self.cache.append(call.span.node, keep[same:], call)
+
+    def _seal(self, call: Call, finish: Finish, now: float) -> None:
+        decode, span = call.spec.decode, call.span
+        assert decode is not None
+        assert span is not None
+        call.finish = finish
+        call.tokens.extend(decode.trailer)
+        call.trailer = len(decode.trailer)
+        if decode.trailer:
+            self.cache.append(span.node, decode.trailer, call)
+        call.sealed = True
+        self.cache.trim(span.node)
+        call.span = self.cache.seal(span, call.needs)
+        if call.span.node.complete:
+            call.encoded = True
+            self._resolve_children(call, now)
+            self._finish(call, now)
+
+    # ---- ends
+
+    def _finish(self, call: Call, now: float) -> None:
+        decode = call.spec.decode
+        if decode is not None and decode.one_pass and call.span is not None:
+            call.first_token_at = call.first_token_at if call.first_token_at is not None else now
+            call.span = self.cache.seal(call.span, call.needs)
+        self._end(call, State.DONE, now)
+
+    def _end(
+        self, call: Call, state: State, now: float, failure: Failure | None = None, spare: set[Call] | None = None
+    ) -> None:
+        """The one way out. Unless DONE, what waits for the call fails too, but for the calls in `spare`."""
+        pending = [(call, state, failure)]
+        while pending:
+            call, state, failure = pending.pop()
+            if call.state.ended:
+                continue
+            if call in self.running:
+                del self.running[call]
+            if call.needs:
+                self.cache.abandon(call.needs, call)
+                call.needs = []
+            for use in call.uses:
+                if use.exact:
+                    self.cache.release(use.span)
+            call.ended_at = now
+            call.failure = failure
+            if state is not State.DONE and call.span is not None:
+                self.cache.release(call.span)
+                call.span = None
+            self._move(call, state)
+            call.workflow.unfinished -= 1
+            call.workflow.touched_at = now
+            self.graph.unfinished -= 1
+            outcome = call.outcome(now)
+            call.workflow.total = call.workflow.total.plus(outcome.receipt)
+            if state is State.DONE and call.started_at is not None:
+                self._seconds_per_call += 0.05 * (now - call.started_at - self._seconds_per_call)
+            self._publish(call, Ended(call.id, outcome))
+            if state is not State.DONE:
+                pending.extend(
+                    (child, State.FAILED, _because_of(call)) for child in call.children if child not in (spare or ())
+                )
+            call.visible = []
+            self._let_go(call)
+
+    def _let_go(self, call: Call) -> None:
+        """The call reads its parents no more."""
+        last_uses = {edge.id for edge in call.spec.parents if edge.last_use}
+        for parent in call.parents:
+            parent.unfinished_readers -= 1
+            parent.children.pop(call, None)
+            if parent.id in last_uses:
+                parent.released = True
+            if parent.released:
+                self._release(parent)
+        call.parents = []
+        if call.released:
+            self._release(call)
+
+    def _release(self, call: Call) -> None:
+        call.released = True
+        if not call.state.ended:
+            return
+        call.workflow.calls.pop(call.id, None)
+        if call.unfinished_readers == 0 and call.span is not None:
+            self.cache.release(call.span)
+            call.span = None
+
+    def _expire(self, now: float) -> None:
+        if len(self._deadlines) > 2 * self.graph.unfinished + 64:  # most of them have ended in time
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].state.ended]
+            heapq.heapify(self._deadlines)
+        if len(self._queue) > 2 * self.counts[State.QUEUED] + 64:
+            self._queue = [entry for entry in self._queue if entry[2].state is State.QUEUED]
+            heapq.heapify(self._queue)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            call = heapq.heappop(self._deadlines)[2]
+            if not call.state.ended:
+                waited = "waiting for parents" if call.state is State.BLOCKED else call.state.value
+                text = f"call {call.id!r} was still {waited} at its deadline, {call.spec.timeout:g} s after acceptance"
+                self._end(call, State.FAILED, now, Failure(Reason.DEADLINE_EXCEEDED, text, (call.id,)))
+        if now >= self._next_ttl_check:
+            self._next_ttl_check = now + TTL_CHECK_S
+            for workflow in list(self.graph.workflows.values()):
+                if workflow.unfinished == 0 and now - workflow.touched_at > workflow.ttl:
+                    self.close(workflow.namespace, workflow.id, now)
+
+    def _check_budgets(self, step: Step, now: float) -> None:
+        for workflow in {call.workflow: None for call in step.busy}:
+            if workflow.budget and workflow.spent >= workflow.budget and workflow.unfinished:
+                error = self._over_budget(workflow)
+                for call in list(workflow.calls.values()):
+                    self._end(call, State.FAILED, now, Failure(error.reason, error.text, error.ids))
+
+    def _over_budget(self, workflow: Workflow) -> RequestError:
+        return RequestError(
+            Reason.BUDGET_EXHAUSTED,
+            f"workflow {workflow.id!r} has used {workflow.spent} of its {workflow.budget} tokens; open it again with a "
+            "larger budget_tokens, or another one",
+            (workflow.id,),
+        )
+
+    # ---- telling
+
+    def _set(self, call: Call, state: State) -> None:
+        self._move(call, state)
+        self._announce(call, state)
+
+    def _move(self, call: Call, state: State) -> None:
+        self.counts[call.state] -= 1
+        self.counts[state] += 1
+        call.state = state
+
+    def _announce(self, call: Call, state: State) -> None:
+        self._publish(call, StateChanged(call.id, state))
+
+    def _publish(self, call: Call, event: Event) -> None:
+        self._events.setdefault(call.workflow.key, []).append(event)
+
+    def held(self) -> tuple[list[Span], list[Span]]:
+        """For the audit: the spans retained by calls, and those acquired by running ones."""
+        retained: list[Span] = []
+        acquired: list[Span] = []
+        calls: dict[Call, None] = {}
+        for workflow in self.graph.workflows.values():
+            for call in workflow.calls.values():
+                calls[call] = None
+                calls.update(dict.fromkeys(call.parents))
+        for call in calls:
+            if call.span is not None:
+                retained.append(call.span)
+            if not call.state.ended:
+                retained.extend(use.span for use in call.uses if use.exact)
+            acquired.extend(call.needs)
+        return retained, acquired
+
+
+def _freed(call: Call) -> list[Call]:
+    """The children of `call`, now complete, that wait for nobody else."""
+    for child in call.children:
+        child.pending -= 1
+    return [child for child in call.children if child.pending == 0 and not child.state.ended]
+
+
+def _because_of(parent: Call) -> Failure:
+    if parent.state is State.CANCELLED:
+        return Failure(Reason.PARENT_CANCELLED, f"parent {parent.id!r} was cancelled", (parent.id,))
+    why = parent.failure.text if parent.failure is not None else "unknown"
+    return Failure(Reason.PARENT_FAILED, f"parent {parent.id!r} failed: {why}", (parent.id,))

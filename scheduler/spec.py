@@ -1,0 +1,191 @@
+"""What is asked of the scheduler, and what it says: frozen values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class State(StrEnum):
+    """BLOCKED -> QUEUED -> RUNNING -> DONE; FAILED and CANCELLED from any of the first three.
+
+    A preempted call goes from RUNNING back to QUEUED, a lazy Prefill from BLOCKED to DONE.
+    """
+
+    BLOCKED = "blocked"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (State.DONE, State.FAILED, State.CANCELLED)
+
+
+class Finish(StrEnum):
+    END_OF_TURN = "end_of_turn"
+    STOP = "stop"
+    LENGTH = "length"
+    FORCED = "forced"
+
+
+@dataclass(frozen=True, slots=True)
+class ParentSpec:
+    """An edge. `offset` and `as_encoded` exclude each other; neither: packed after the parent before."""
+
+    id: str
+    offset: int | None = None
+    as_encoded: bool = False
+    exact: bool = False
+    last_use: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSpec:
+    """How to generate. `max_tokens` None: as many as fit. `end_ids` end the turn when sampled; they are no content."""
+
+    seed: int
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    end_ids: frozenset[int] = frozenset()
+    logprobs: bool = False
+    forced: tuple[int, ...] = ()
+    one_pass: bool = False
+    beginning: str = ""  # text of the forced beginning of the answer, which is part of the header
+    trailer: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallSpec:
+    """One call. `tokens` is the whole text of a Prefill or the header of a Decode; `exact` the call's own fidelity."""
+
+    id: str
+    digest: bytes  # of the request's bytes: the same id with the same digest is the same call
+    tokens: tuple[int, ...] = ()
+    copy_of: str | None = None
+    decode: DecodeSpec | None = None
+    parents: tuple[ParentSpec, ...] = ()
+    exact: bool = False
+    start: int | None = None
+    timeout: float | None = None  # seconds
+
+    @property
+    def lazy(self) -> bool:
+        return self.exact and self.decode is None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentUse:
+    id: str
+    placed_at: int
+    encoded_at: int
+    exact: bool
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a call cost. in_place + repositioned + encoded = tokens visible at the first generated token."""
+
+    in_place: int = 0
+    repositioned: int = 0
+    encoded: int = 0
+    generated: int = 0
+    trailer: int = 0
+    reencoded: int = 0
+    blocked_s: float = 0.0
+    queued_s: float = 0.0
+    first_token_s: float = 0.0
+    total_s: float = 0.0
+    preemptions: int = 0
+    placement_ignored: bool = False
+    parents: tuple[ParentUse, ...] = ()
+
+    def plus(self, other: Receipt) -> Receipt:
+        """The sum of two receipts: of counts and times, without the parents."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        return Receipt(placement_ignored=self.placement_ignored or other.placement_ignored, **sums)
+
+
+_SUMMED = (
+    "in_place", "repositioned", "encoded", "generated", "trailer", "reencoded",
+    "blocked_s", "queued_s", "first_token_s", "total_s", "preemptions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    reason: str
+    text: str
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A call as it stands, for readers outside the engine."""
+
+    id: str
+    state: State
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    content: tuple[int, int] = (0, 0)
+    start: int = 0
+    finish: Finish | None = None
+    seed: int = 0
+    beginning: str = ""
+    receipt: Receipt = field(default_factory=Receipt)
+    failure: Failure | None = None
+    decode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    id: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class TokensAdded:
+    """Content as it is generated; a stop string may still cut it, the Ended that follows has what remains."""
+
+    id: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    id: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The workflow is gone."""
+
+    total: Receipt
+
+
+Event = StateChanged | TokensAdded | Ended | Closed
+
+
+class StopMatcher(Protocol):
+    """Watches one decode for its stop strings."""
+
+    def push(self, token: int) -> tuple[int, ...] | None:
+        """None, or the content tokens that remain once the text is cut where a stop string begins."""
+        ...
+
+
+class TextRules(Protocol):
+    """The one thing the scheduler must ask about text."""
+
+    def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher: ...

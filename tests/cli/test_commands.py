@@ -1,0 +1,139 @@
+"""The commands as they are used, against a fake server in a process of its own."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from pavane.cli import main
+from pavane.cli.board import LineBoard, LiveBoard
+from pavane.cli.child import ServerFailed, ServerProcess
+from pavane.cli.debate import Debate, run_debate
+from pavane.cli.demo import comparison, verdict
+from pavane.clients import Client
+
+
+def pavane(*words, **options):
+    # gRPC's asyncio wants one loop per process: the sync client's is not pytest's.
+    return subprocess.run(
+        [sys.executable, "-m", "pavane.cli.main", *words], capture_output=True, text=True, timeout=30, **options
+    )
+
+
+def test_run_prints_texts_and_receipts(target):
+    done = pavane("run", "debate.yaml", "--server", target, "--var", "problem=1+1?", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    assert "ann-0 | ann-0-0 ann-0-1 " in done.stdout
+    assert "verdict | The right answer isverdict-0 " in done.stdout
+    assert "│ total" in done.stdout
+
+
+def test_run_writes_json(target):
+    done = pavane("run", "branch_solve_merge.yaml", "--server", target, "--json", "-")
+    graph = json.loads(done.stdout)
+    assert [m["id"] for m in graph["messages"]][-1] == "story"
+    assert graph["messages"][-1]["receipt"]["reused_in_place"] == 30
+    assert graph["total"]["generated"] == 128 + 128 + 256
+    assert "│ total" in done.stderr
+
+
+def test_run_shows_what_failed(target, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("messages: [{id: bad, decode: }, {id: child, parents: [bad], decode: }]")
+    done = pavane("run", str(path), "--server", target, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 1
+    assert "bad: the model gave no numbers [NAN; ids: bad]" in done.stdout
+    assert "child: parent 'bad' failed" in done.stdout
+    messages = json.loads((tmp_path / "out.json").read_text())["messages"]
+    assert messages[0]["text"] == "bad-0 bad-1 "
+    assert messages[1]["error"]["reason"] == "PARENT_FAILED"
+
+
+def test_run_refuses_bad_variables(capsys):
+    assert main.main(["run", "debate.yaml", "--var", "problem"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
+def test_chat_reads_a_pipe(target):
+    done = pavane(
+        "chat", "--server", target, "--system", "be brief", "--max-tokens", "2", input="one\n\ntwo\n/exit\nno\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "m2-0 m2-1 \nm4-0 m4-1 \n"
+    assert done.stderr.splitlines()[1].startswith("40 in place, 0 moved, 1 encoded, 2 generated")
+
+
+async def test_the_debate_and_its_table(serve):
+    seen = []
+
+    async def follow(r, agent, message):
+        seen.append((r, agent, [use.id for use in (await message).receipt.parents]))
+
+    debate = Debate("1+1?", agents=3, rounds=2, max_tokens=4)
+    async with ServerProcess(serve) as server, Client(server.target) as client:
+        chat = await run_debate(client, debate, "exact", follow)
+        reuse = await run_debate(client, debate, "reuse", follow)
+    assert {(r, a): parents for r, a, parents in seen}[2, 1] == [
+        *("start", "agent2-round0", "agent2-round1", "debate"),
+        *("agent1-round1", "agent3-round1"),
+    ]
+    assert [answer.seed for row in chat.answers for answer in row] == list(range(1000, 1009))
+    assert chat.answers[0][0].receipt.parents[0].fidelity == "exact"
+    assert reuse.answers[0][0].receipt.parents[0].fidelity == "reuse"
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison(chat, reuse))
+    text = console.export_text()
+    assert "tokens generated                 │       36 │     36 │" in text
+    assert verdict(chat, reuse).startswith("Reuse encoded ")
+
+
+async def test_a_server_that_does_not_come_up_says_why():
+    code = "import sys; print('no such model', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(ServerFailed, match=r"status 3 before it was ready.*\n  no such model"):
+        await ServerProcess([sys.executable, "-c", code]).__aenter__()
+    code = "import time; print('loading', flush=True); time.sleep(60)"
+    with pytest.raises(ServerFailed, match="not ready after 0 s"):
+        await ServerProcess([sys.executable, "-c", code], start_s=0.3).__aenter__()
+
+
+async def test_a_server_that_does_not_stop_is_killed():
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('listening on h:1', flush=True)\nwhile True: time.sleep(60)"
+    )
+    async with ServerProcess([sys.executable, "-c", code], stop_s=0.1) as server:
+        assert server.target == "h:1"
+    assert server._process.returncode == -9
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_live_board_fits_the_terminal(width):
+    console = Console(width=width, height=40, record=True, force_terminal=True, file=io.StringIO())
+    board = LiveBoard(console, keep=True)
+    for i in range(3):
+        board.begin(f"agent {i}", "round 0/2")
+        board.write(f"agent {i}", "word " * 200 + f"[b]end{i}[/b]")
+    board.end("agent 1", "9 tokens")
+    console.print(board.render())
+    lines = console.export_text().splitlines()
+    assert len(lines) == 11
+    assert {len(line) for line in lines} == {width}
+    assert all(f"[b]end{i}[/b]" in "\n".join(lines) for i in range(3))
+    assert "agent 2 · round 0/2" in lines[0]
+    assert "9 tokens" in lines[-1]
+
+
+def test_the_line_board_keeps_whole_lines(capsys):
+    with LineBoard(Console(highlight=False)) as board:
+        board.begin("a", "")
+        board.begin("b", "round 0")
+        board.write("a", "one ")
+        board.write("b", "two\nthr")
+        board.write("a", "more\n\n[b]x")
+        board.end("b", "done")
+    assert capsys.readouterr().out.splitlines() == [
+        *("b | -- round 0", "b | two", "a | one more", "b | thr", "b | -- done", "a | [b]x")
+    ]

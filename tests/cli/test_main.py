@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import pytest
+
+from pavane.cli import extras, main
+
+
+def test_the_help_teaches(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("demo", "chat", "run"):
+        assert f"\n    {command} " in text
+    assert "examples:" in text
+
+
+@pytest.mark.parametrize("command", ["demo", "chat", "run"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main([command, "--help"])
+    assert end.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["dance"])
+    assert end.value.code == 2
+    assert "invalid choice: 'dance'" in capsys.readouterr().err
+
+
+def test_help_loads_no_command():
+    code = (
+        "import sys, pavane.cli.main as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: print(*({'torch', 'numpy', 'rich', 'yaml'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+
+
+def test_a_missing_package_is_asked_for(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith(("rich", "pavane.cli.demo", "pavane.cli.board"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr(extras.importlib, "import_module", missing)
+    assert main.main(["demo"]) == 2
+    assert "pip install 'pavane[cli]'" in capsys.readouterr().err
+
+
+def missing(name):
+    raise ModuleNotFoundError("No module named 'rich'", name="rich.console")
+
+
+@pytest.mark.parametrize("command", [["chat"], ["run", "debate.yaml"]])
+def test_no_server_is_said_in_one_line(command, capsys):
+    assert main.main([*command, "--server", "127.0.0.1:1"]) == 2
+    error = capsys.readouterr().err
+    assert "no server answers at 127.0.0.1:1" in error
+    assert error.count("\n") == 1

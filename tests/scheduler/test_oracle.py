@@ -1,0 +1,103 @@
+"""Random message graphs through scheduler, cache and torch backend, against the float64 oracle."""
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.harness import Harness, decode, prefill, tiny_runner
+from support.oracle import GraphOracle
+from support.tiny import tiny_config, tiny_weights
+
+from pavane.models.reference import ReferenceModel
+from pavane.scheduler.spec import CallSpec, ParentSpec, State
+
+torch.set_num_threads(1)
+CONFIG = tiny_config()
+WEIGHTS = tiny_weights(CONFIG)
+REFERENCE = ReferenceModel(CONFIG, WEIGHTS)
+TOKENS = st.lists(st.integers(3, 12), min_size=1, max_size=9)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[CallSpec]:
+    calls: list[CallSpec] = []
+    for i in range(draw(st.integers(2, 9))):
+        names = draw(st.permutations([call.id for call in calls]))[: draw(st.integers(0, min(4, len(calls))))]
+        all_exact = draw(st.integers(0, 3)) == 0
+        edges = []
+        for name in names:
+            placement = draw(st.sampled_from(["packed", "packed", "offset", "as_encoded"]))
+            edges.append(
+                ParentSpec(
+                    name,
+                    offset=draw(st.integers(0, 60)) if placement == "offset" else None,
+                    as_encoded=placement == "as_encoded",
+                    exact=all_exact or draw(st.integers(0, 2)) == 0,
+                )
+            )
+        start = draw(st.none() | st.integers(0, 90))
+        if draw(st.booleans()):
+            forced = tuple(draw(TOKENS))
+            calls.append(
+                decode(
+                    f"m{i}",
+                    draw(TOKENS),
+                    *edges,
+                    start=start,
+                    forced=forced,
+                    logprobs=True,
+                    one_pass=draw(st.booleans()),
+                )
+            )
+        elif calls and draw(st.integers(0, 4)) == 0:
+            calls.append(prefill(f"m{i}", [], *edges, start=start, copy_of=draw(st.sampled_from(calls)).id))
+        else:
+            calls.append(prefill(f"m{i}", draw(TOKENS), *edges, start=start, exact=draw(st.integers(0, 3)) == 0))
+    return calls
+
+
+@given(calls=graphs(), bos=st.sampled_from([None, 0]), budget=st.sampled_from([3, 17, 200]), data=st.data())
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_graphs_equal_the_oracle(
+    calls: list[CallSpec], bos: int | None, budget: int, data: st.DataObject
+) -> None:
+    harness = Harness(tiny_runner(CONFIG, WEIGHTS, 2000), 2000, bos_id=bos, token_budget=budget)
+    for call in calls:
+        harness.submit(call)
+        if data.draw(st.integers(0, 3)) == 0:
+            harness.step()
+    harness.run()
+    check(harness, calls, bos)
+
+
+@given(calls=graphs(), bos=st.sampled_from([None, 0]), slots=st.integers(90, 260), budget=st.sampled_from([5, 64]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_graphs_equal_the_oracle_when_the_pool_is_small(
+    calls: list[CallSpec], bos: int | None, slots: int, budget: int
+) -> None:
+    harness = Harness(tiny_runner(CONFIG, WEIGHTS, slots), slots, bos_id=bos, token_budget=budget)
+    for call in calls:
+        harness.submit(call)
+    harness.run()
+    check(harness, calls, bos)
+
+
+def check(harness: Harness, calls: list[CallSpec], bos: int | None) -> None:
+    oracle = GraphOracle(REFERENCE, bos)
+    for call in calls:
+        outcome = harness.outcome(call.id)
+        if outcome.state is not State.DONE:
+            assert outcome.failure is not None
+            assert outcome.failure.reason in ("NEVER_FITS", "PARENT_FAILED")
+            continue
+        told = oracle.add(call)
+        assert list(outcome.tokens) == told.tokens
+        assert outcome.start == told.start
+        receipt = outcome.receipt
+        if call.decode is not None:
+            got = torch.tensor(outcome.logprobs, dtype=torch.float64)
+            assert (got - oracle.logprobs(call.id)).abs().max() < 1e-4
+            visible = sum(len(oracle.messages[p.id].tokens) for p in call.parents) + len(call.tokens)
+            assert receipt.in_place + receipt.repositioned + receipt.encoded == visible
+            assert receipt.generated == len(call.decode.forced)
+            assert receipt.trailer == 2
+        assert min(receipt.in_place, receipt.repositioned, receipt.encoded, receipt.reencoded) >= 0

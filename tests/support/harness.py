@@ -1,0 +1,175 @@
+"""Scheduler, cache and a runner, driven by hand: a manual clock, no loop, no thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pavane.cache import GraphCache, audit
+from pavane.kernels.attention import TorchAttention
+from pavane.kernels.batch import Batch, Runner, StepResult
+from pavane.kernels.kv import KVStore
+from pavane.kernels.rope import RopeTable
+from pavane.models.config import ModelConfig
+from pavane.models.llama import LlamaModel
+from pavane.models.runner import ModelRunner
+from pavane.scheduler.graph import Limits
+from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec, StopMatcher
+
+
+class NoText:
+    def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher:
+        raise AssertionError("no stop strings in this test")
+
+
+class FakeRunner:
+    """Samples a token that is a function of its own position and slot contents' size only; checks what it is given."""
+
+    def __init__(self, slots: int, vocab: int = 97) -> None:
+        self.slots = slots
+        self.vocab = vocab
+        self.rows = 0
+        self.steps = 0
+        self.fail_next = False
+
+    def execute(self, batch: Batch) -> StepResult:
+        n = batch.n_rows
+        assert n > 0
+        assert len(set(batch.slots[:n].tolist())) == n, "two rows write one slot"
+        assert batch.slots[:n].min() >= 0
+        assert batch.slots[:n].max() < self.slots
+        assert set(batch.pair_rows[: batch.n_pairs].tolist()) == set(range(n)), "a row without attention"
+        starts, lengths = batch.extents[:, 0], batch.extents[:, 1]
+        assert (starts >= 0).all()
+        assert (lengths > 0).all()
+        assert (starts + lengths <= self.slots).all()
+        self.steps += 1
+        self.rows += n
+        if self.fail_next:
+            self.fail_next = False
+            raise RuntimeError("the runner was told to fail")
+        samples = batch.samples
+        tokens = [
+            int(forced) if forced >= 0 else 3 + (int(seed) * 31 + int(counter) * 7) % (self.vocab - 3)
+            for forced, seed, counter in zip(samples.forced, samples.seeds, samples.counters, strict=True)
+        ]
+        return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0)
+
+
+def tiny_runner(
+    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, batch_invariant: bool = False
+) -> ModelRunner:
+    model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
+    store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
+    rope = RopeTable(config.head_dim, config.rope_theta, config.max_position + 1)
+    attention = TorchAttention(store, rope, config.num_heads, batch_invariant=batch_invariant)
+    return ModelRunner(model, attention)
+
+
+@dataclass
+class Harness:
+    runner: Runner
+    slots: int
+    max_model_len: int = 512
+    vocab: int = 97
+    bos_id: int | None = None
+    batch_invariant: bool = False
+    max_running: int = 16
+    token_budget: int = 64
+    max_unfinished: int = 100_000
+    now: float = 0.0
+    ended: dict[str, Outcome] = field(default_factory=dict)
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        self.cache = GraphCache(self.slots, bos_id=self.bos_id, absolute=self.batch_invariant)
+        self.scheduler = Scheduler(
+            self.cache,
+            Limits(self.max_model_len, self.slots, self.vocab, max_unfinished=self.max_unfinished),
+            NoText(),
+            max_running=self.max_running,
+            token_budget=self.token_budget,
+            share=not self.batch_invariant,
+        )
+        self.scheduler.open("", "w", 0, 1e9, self.now)
+
+    def submit(self, *specs: CallSpec, workflow: str = "w") -> None:
+        self.scheduler.submit("", workflow, specs, self.now)
+        self.collect()
+
+    def step(self) -> bool:
+        """False if there was nothing to do."""
+        self.now += 1.0
+        batch = self.scheduler.schedule(self.now)
+        if batch is not None:
+            try:
+                result = self.runner.execute(batch)
+            except RuntimeError as error:
+                self.scheduler.fail_step(str(error), self.now)
+            else:
+                self.scheduler.commit(result, self.now)
+        self.collect()
+        self.audit()
+        return batch is not None
+
+    def run(self, limit: int = 100_000) -> None:
+        for _ in range(limit):
+            if not self.step():
+                return
+        raise AssertionError(f"not at rest after {limit} steps")
+
+    def collect(self) -> None:
+        for events in self.scheduler.take_events().values():
+            for event in events:
+                outcome = getattr(event, "outcome", None)
+                if outcome is not None:
+                    assert outcome.id not in self.ended, f"{outcome.id} ended twice"
+                    self.ended[outcome.id] = outcome
+
+    def audit(self) -> None:
+        if self.check:
+            audit(self.cache, *self.scheduler.held())
+
+    def outcome(self, message_id: str, workflow: str = "w") -> Outcome:
+        return self.scheduler.outcome("", workflow, message_id, self.now)
+
+
+def digest(*parts: object) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+def edge(parent: str | ParentSpec) -> ParentSpec:
+    return parent if isinstance(parent, ParentSpec) else ParentSpec(parent)
+
+
+def prefill(id: str, tokens: Sequence[int], *parents: str | ParentSpec, **fields: object) -> CallSpec:
+    edges = tuple(map(edge, parents))
+    return CallSpec(id, digest(id, tokens, edges, fields), tuple(tokens), parents=edges, **fields)  # type: ignore[arg-type]
+
+
+def decode(
+    id: str,
+    header: Sequence[int],
+    *parents: str | ParentSpec,
+    exact: bool = False,
+    start: int | None = None,
+    timeout: float | None = None,
+    **fields: object,
+) -> CallSpec:
+    edges = tuple(map(edge, parents))
+    spec = DecodeSpec(**{"seed": 0, "trailer": (1, 2), **fields})  # type: ignore[arg-type]
+    return CallSpec(
+        id,
+        digest(id, header, edges, spec),
+        tuple(header),
+        decode=spec,
+        parents=edges,
+        exact=exact,
+        start=start,
+        timeout=timeout,
+    )
