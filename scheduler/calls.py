@@ -115,7 +115,7 @@ class Call:
             id=self.id,
             state=self.state,
             tokens=tuple(self.tokens),
-            logprobs=tuple(self.logprobs),
+            logprobs=tuple(self.logprobs) if decode is not None and decode.logprobs else (),
             content=(self.content_begin, self.content_end),
             start=self.start,
             finish=self.finish,

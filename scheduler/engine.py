@@ -43,6 +43,10 @@ class Engine:
     def open(self, namespace: str, workflow_id: str, budget: int, ttl: float) -> bool:
         return self.scheduler.open(namespace, workflow_id, budget, ttl, monotonic())
 
+    def check_open(self, namespace: str, workflow_id: str) -> None:
+        """Raises RequestError if there is no such workflow."""
+        self.scheduler.graph.workflow(namespace, workflow_id)
+
     def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec]) -> None:
         if self._draining:
             raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
@@ -75,11 +79,11 @@ class Engine:
         self._task = asyncio.create_task(self._loop(), name="engine")
         return self._task
 
-    async def drain(self, timeout: float) -> bool:
+    async def drain(self, patience: float) -> bool:
         """Takes no more calls and waits for those it has. False if some were not done in time."""
         self._draining = True
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 while self.scheduler.graph.unfinished:
                     self._idle.clear()
                     self._wake.set()

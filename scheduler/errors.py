@@ -36,6 +36,7 @@ class Reason(StrEnum):
     CANCELLED = "CANCELLED"
     DRAINING = "DRAINING"
     RUNNER_FAILED = "RUNNER_FAILED"
+    INTERNAL = "INTERNAL"
 
 
 class RequestError(Exception):

@@ -96,7 +96,7 @@ class Graph:
             elif known != spec.digest:
                 raise RequestError(
                     Reason.ID_REUSED,
-                    f"message id {spec.id!r} is another call already; choose a new id (the same bytes may be sent again)",
+                    f"message id {spec.id!r} is another call already: choose a new id (the same bytes may come again)",
                     (spec.id,),
                 )
         return fresh

@@ -30,7 +30,7 @@ def process():
     with subprocess.Popen([sys.executable, "-c", FAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
         p.target = p.stdout.readline().strip()
         yield p
-        p.stdin.close()
+        p.kill()
 
 
 def test_the_same_verbs_without_a_loop(process):

@@ -1,0 +1,52 @@
+"""pavane serve: a server on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+DESCRIPTION = """Serves a model over gRPC until SIGTERM or Ctrl-C.
+
+  pavane serve                                   SmolLM2-135M-Instruct on 127.0.0.1:50051
+  pavane serve --model model.gguf --port 50052   another model (GGUF, Llama architecture)
+  PAVANE_NUM_SLOTS=65536 pavane serve            every flag has a variable
+
+When ready it prints one line, `listening on HOST:PORT`. The first signal drains, the second stops at once."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from pavane.server.config import add_flags
+
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import uvloop
+
+    from pavane.models.errors import ModelError
+    from pavane.server.app import start
+    from pavane.server.config import ConfigError, from_flags
+
+    async def serve() -> None:
+        config = from_flags(args)
+        logging.basicConfig(
+            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        server = await start(config)
+        print(f"listening on {config.host}:{server.port}", flush=True)
+        if server.metrics_port >= 0:
+            logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
+        await server.run_until_signal()
+
+    try:
+        uvloop.run(serve())
+    except (ConfigError, ModelError) as error:
+        print(f"pavane serve: {error}", file=sys.stderr)
+        return 2
+    except asyncio.CancelledError:
+        return 130
+    return 0

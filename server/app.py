@@ -1,0 +1,219 @@
+"""Wiring and life of a server: build, serve, drain on the first signal, stop at once on the second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from pavane.cache import GraphCache
+from pavane.kernels.attention import TorchAttention
+from pavane.kernels.batch import Runner
+from pavane.kernels.kv import KVStore
+from pavane.kernels.rope import RopeTable
+from pavane.models.default import default_model_path
+from pavane.models.llama import LlamaModel
+from pavane.models.loader import LoadedModel, load_model
+from pavane.models.runner import ModelRunner
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.protos.v1 import pavane_pb2_grpc as rpc
+from pavane.scheduler.engine import Engine
+from pavane.scheduler.graph import Limits
+from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.spec import Event, StopMatcher
+from pavane.server.config import ConfigError, ServerConfig
+from pavane.server.convert import Converter
+from pavane.server.interceptor import ErrorInterceptor
+from pavane.server.journal import Journals
+from pavane.server.metrics import Metrics
+from pavane.server.service import ModelService, WorkflowService
+from pavane.server.text.chat_choice import choose_chat_format
+from pavane.server.text.stops import StopMatcher as TextStopMatcher
+from pavane.server.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
+SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
+
+
+class _Text:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher:
+        return TextStopMatcher(self._tokenizer, stop, beginning)
+
+
+@dataclass
+class Server:
+    """A server that is listening."""
+
+    config: ServerConfig
+    engine: Engine
+    port: int
+    metrics_port: int
+    _grpc: grpc.aio.Server
+    _health: health.aio.HealthServicer
+    _engine_task: asyncio.Task[None]
+    _metrics_server: Any
+
+    async def run_until_signal(self) -> None:
+        """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
+        stops at once."""
+        stopping, at_once = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (at_once if stopping.is_set() else stopping).set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([stop, self._engine_task], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            log.error("the engine has stopped; shutting down", exc_info=self._engine_task.exception())
+            at_once.set()
+        await self.shutdown(at_once)
+
+    async def shutdown(self, at_once: asyncio.Event | None = None) -> None:
+        """Drains and stops; when `at_once` is set, without waiting any longer."""
+        at_once = at_once or asyncio.Event()
+        await self._health.enter_graceful_shutdown()
+        log.info("draining: %d unfinished calls", self.engine.scheduler.graph.unfinished)
+        drain = asyncio.create_task(self.engine.drain(self.config.drain_timeout))
+        skip = asyncio.create_task(at_once.wait())
+        await asyncio.wait([drain, skip], return_when=asyncio.FIRST_COMPLETED)
+        done = drain.done() and drain.result()
+        for task in (drain, skip):
+            task.cancel()
+        await asyncio.gather(drain, skip, return_exceptions=True)
+        await self.engine.stop()
+        await self._grpc.stop(1.0 if done else 0.2)
+        if self._metrics_server is not None:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+        log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")
+
+
+async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
+    """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    path = Path(config.model) if config.model else default_model_path()
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    loaded = await asyncio.to_thread(load_model, path, dtype)
+    if config.max_model_len > loaded.config.max_position:
+        raise ConfigError(
+            f"--max-model-len is {config.max_model_len}; the model was trained for {loaded.config.max_position}"
+        )
+    max_model_len = config.max_model_len or loaded.config.max_position
+    tokenizer = Tokenizer(loaded.tokenizer)
+    chat = choose_chat_format(loaded.tokenizer, tokenizer, config.chat_format)
+    bos_id = tokenizer.bos_id
+    if bos_id is None and chat.begins_with_bos:
+        bos_id = loaded.tokenizer.bos_id
+    vocab_size = loaded.config.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise ConfigError(f"the model has {vocab_size} embeddings for {tokenizer.vocab_size} tokens; convert it again")
+    runner = (make_runner or _make_runner)(loaded, config, max_model_len)
+    cache = GraphCache(
+        config.num_slots,
+        bos_id=bos_id,
+        identity=f"{path.resolve()} {path.stat().st_mtime_ns} {dtype}".encode(),
+        absolute=config.batch_invariant,
+    )
+    scheduler = Scheduler(
+        cache,
+        Limits(max_model_len, config.num_slots, tokenizer.vocab_size, max_unfinished=config.max_unfinished_calls),
+        _Text(tokenizer),
+        max_running=config.max_num_seqs,
+        token_budget=config.max_num_batched_tokens,
+        share=not config.batch_invariant,
+    )
+    metrics = Metrics(scheduler)
+    journals = Journals(tokenizer)
+
+    def publish(events: dict[tuple[str, str], list[Event]]) -> None:
+        for key, happened in events.items():
+            metrics.record(key, happened)
+            journals.record(key, happened)
+
+    engine = Engine(scheduler, runner, publish, metrics.step)
+    converter = Converter(tokenizer, chat, bos_id)
+    info = pb.GetServerInfoResponse(
+        model=loaded.name,
+        max_model_len=max_model_len,
+        bos_token_id=bos_id,
+        trailer_ids=chat.trailer,
+        chat_format=chat.name,
+        chat_format_report=chat.report,
+        version=version("pavane"),
+        token_slots=config.num_slots,
+        vocab_size=tokenizer.vocab_size,
+        end_token_ids=sorted(chat.end_ids),
+    )
+    workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl)
+    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer))
+
+
+def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
+    model = LlamaModel(loaded.config, loaded.weights, batch_invariant=config.batch_invariant)
+    shape = loaded.config
+    store = KVStore(shape.num_layers, shape.num_kv_heads, config.num_slots, shape.head_dim)
+    rope = RopeTable(shape.head_dim, shape.rope_theta, max_model_len + 1)
+    return ModelRunner(model, TorchAttention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
+
+
+async def _listen(
+    config: ServerConfig, engine: Engine, metrics: Metrics, workflows: WorkflowService, models: ModelService
+) -> Server:
+    size = config.max_message_mb * 2**20
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        options=[
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_send_message_length", size),
+            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    rpc.add_WorkflowServiceServicer_to_server(workflows, server)
+    rpc.add_ModelServiceServicer_to_server(models, server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(f"{config.host}:{config.port}")
+    except RuntimeError:
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: the port is in use or the address is not this machine's; "
+            "choose another --port or --host (0 takes a free port)"
+        ) from None
+    metrics_server, metrics_port = None, -1
+    if config.metrics_port >= 0:
+        try:
+            metrics_server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve metrics on {config.host}:{config.metrics_port} ({error.strerror}); choose another "
+                "--metrics-port (0 takes a free port, -1 turns it off)"
+            ) from None
+        metrics_port = metrics_server.server_port
+    task = engine.start()
+    await server.start()
+    for service in ("", *SERVICES):
+        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+    return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server)

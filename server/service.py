@@ -1,0 +1,184 @@
+"""The RPCs: requests checked and converted, verbs of the engine called, journals read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.protos.v1 import pavane_pb2_grpc as rpc
+from pavane.scheduler.engine import Engine
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.spec import CallSpec
+from pavane.server.convert import Converter, check_id, check_namespace, outcome_message, receipt_message
+from pavane.server.journal import Journal, Journals, Key
+from pavane.server.text.tokenizer import Tokenizer
+
+NAMESPACE_METADATA = "pavane-namespace"
+LONG_TEXT_BYTES = 16_384  # of a request, from which on it is tokenised in a thread
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkflowService(rpc.WorkflowServiceServicer):
+    def __init__(
+        self, engine: Engine, journals: Journals, converter: Converter, tokenizer: Tokenizer, default_ttl: float
+    ) -> None:
+        self._engine = engine
+        self._journals = journals
+        self._converter = converter
+        self._tokenizer = tokenizer
+        self._default_ttl = default_ttl
+
+    async def OpenWorkflow(self, request: pb.OpenWorkflowRequest, context: Context) -> pb.OpenWorkflowResponse:
+        key = _key(request.workflow_id, context)
+        ttl = self._default_ttl
+        if request.HasField("ttl"):
+            ttl = request.ttl.seconds + request.ttl.nanos / 1e9
+            if ttl <= 0:
+                raise RequestError(Reason.INVALID_REQUEST, f"ttl is {ttl:g} s; make it longer than 0, or leave it out")
+        existed = self._engine.open(*key, request.budget_tokens, ttl)
+        return pb.OpenWorkflowResponse(existed=existed, cursor=self._journals.open(key).cursor)
+
+    async def CloseWorkflow(self, request: pb.CloseWorkflowRequest, context: Context) -> pb.CloseWorkflowResponse:
+        key = _key(request.workflow_id, context)
+        total = self._journals.total(key) if self._journals.get(key) is None else None
+        if total is None:
+            total = self._engine.close(*key)
+        return pb.CloseWorkflowResponse(total=receipt_message(total))
+
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
+        return pb.SubmitResponse(cursor=await self._submit(_key(request.workflow_id, context), request))
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        key = _key(request.workflow_id, context)
+        journal = self._journal(key)
+        unknown = [i for i in request.ids if not journal.known(i)]
+        if unknown:
+            self._engine.outcome(*key, unknown[0])  # says what is wrong with it
+        ids = frozenset(request.ids)
+        async for events in _follow(journal, request.after, ids, deltas=not request.no_deltas):
+            yield pb.WatchResponse(events=events)
+
+    async def Run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunResponse]:
+        key = _key(request.submit.workflow_id, context)
+        ids = frozenset(call.id for call in request.submit.calls)
+        cursor = await self._submit(key, request.submit)
+        journal = self._journal(key)
+        finished = False
+        try:
+            async for events in _follow(journal, cursor, ids, deltas=True):
+                yield pb.RunResponse(events=events)
+            finished = True
+        finally:
+            if not finished and not request.detach and not journal.closed:
+                self._engine.cancel(*key, [i for i in ids if not journal.all_ended([i])], False)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        key = _key(request.workflow_id, context)
+        return pb.CancelResponse(cancelled=self._engine.cancel(*key, request.ids, request.descendants))
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
+        key = _key(request.workflow_id, context)
+        self._engine.release(*key, request.ids)
+        self._journal(key).forget(request.ids)
+        return pb.ReleaseResponse()
+
+    async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
+        key = _key(request.workflow_id, context)
+        outcome = self._engine.outcome(*key, request.id)
+        if request.wait and not outcome.state.ended:
+            journal = self._journal(key)
+            async for _ in _follow(journal, journal.cursor, frozenset([request.id]), deltas=False):
+                pass
+            outcome = self._engine.outcome(*key, request.id)
+        return pb.GetMessageResponse(message=outcome_message(outcome, self._tokenizer))
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
+        key = _key(request.workflow_id, context)
+        size = min(request.page_size or 100, 1000)
+        if request.page_token and not request.page_token.isdecimal():
+            raise RequestError(Reason.INVALID_REQUEST, "page_token is not one that ListMessages returned")
+        found = self._engine.outcomes(*key, int(request.page_token or 0), size + 1)
+        page = found[:size]
+        return pb.ListMessagesResponse(
+            messages=[outcome_message(outcome, self._tokenizer, brief=True) for _, outcome in page],
+            next_page_token=str(page[-1][0]) if len(found) > size else "",
+        )
+
+    async def _submit(self, key: Key, request: pb.SubmitRequest) -> int:
+        """The cursor after which the events of these calls are."""
+        if not request.calls:
+            raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
+        if request.ByteSize() > LONG_TEXT_BYTES:
+            specs = await asyncio.to_thread(self._specs, request)
+        else:
+            specs = self._specs(request)
+        self._engine.check_open(*key)
+        journal = self._journals.open(key)
+        fresh = [spec for spec in specs if not journal.known(spec.id)]
+        for spec in fresh:
+            journal.expect(
+                spec.id, spec.decode.stop if spec.decode else (), spec.decode.beginning if spec.decode else ""
+            )
+        try:
+            self._engine.submit(*key, specs)
+        except RequestError:
+            journal.forget(spec.id for spec in fresh)
+            raise
+        return journal.before(spec.id for spec in specs)
+
+    def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
+        return [self._converter.call(call) for call in request.calls]
+
+    def _journal(self, key: Key) -> Journal:
+        self._engine.check_open(*key)
+        return self._journals.open(key)
+
+
+class ModelService(rpc.ModelServiceServicer):
+    def __init__(self, info: pb.GetServerInfoResponse, converter: Converter, tokenizer: Tokenizer) -> None:
+        self._info = info
+        self._converter = converter
+        self._tokenizer = tokenizer
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        return self._info
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        if request.content.WhichOneof("content") == "copy":
+            raise RequestError(Reason.INVALID_REQUEST, "Tokenize knows no messages to copy; send turns or text")
+        ids = await asyncio.to_thread(self._converter.content, request.content, "tokenize")
+        return pb.TokenizeResponse(ids=ids)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        size = self._tokenizer.vocab_size
+        wrong = next((i for i in request.ids if i >= size), None)
+        if wrong is not None:
+            raise RequestError(Reason.INVALID_TOKENS, f"token id {wrong} is not in 0..{size - 1}")
+        return pb.DetokenizeResponse(text=self._tokenizer.decode(request.ids, special=True))
+
+
+async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: bool) -> AsyncIterator[list[pb.Event]]:
+    """Frames of events until the workflow is closed or, if some are named, all of `ids` have ended."""
+    while True:
+        events = journal.read(after, ids, deltas=deltas)
+        after = journal.cursor
+        done = journal.closed or (ids and journal.all_ended(ids))
+        if events:
+            yield events
+        if done:
+            return
+        if journal.cursor == after:
+            await journal.changed()
+
+
+def _key(workflow_id: str, context: Context) -> Key:
+    check_id(workflow_id, "workflow_id")
+    namespace = ""
+    for name, value in context.invocation_metadata() or ():
+        if name == NAMESPACE_METADATA:
+            namespace = check_namespace(value if isinstance(value, str) else value.decode("latin-1"))
+    return (namespace, workflow_id)
