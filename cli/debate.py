@@ -82,7 +82,14 @@ async def run_debate(client: Client, debate: Debate, fidelity: Fidelity, follow:
     begin = time.perf_counter()
     async with client.workflow() as wf:
         rounds = submit(wf, debate, fidelity)
-        await asyncio.gather(*(follow(r, i, message) for r, row in enumerate(rounds) for i, message in enumerate(row)))
+
+        async def lane(
+            agent: int,
+        ) -> None:  # one answer after the other: the next may begin before this one's end is known
+            for r, row in enumerate(rounds):
+                await follow(r, agent, row[agent])
+
+        await asyncio.gather(*map(lane, range(debate.agents)))
         answers = tuple([tuple([await message for message in row]) for row in rounds])
         wall = time.perf_counter() - begin
     return Outcome(answers, wf.total, wall)
