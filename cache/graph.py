@@ -234,8 +234,8 @@ class GraphCache:
                 above.children[own.tokens[0]] = own
                 break
             same = _common(child.tokens, own.tokens, 0)
-            if not child.complete or length_of(own.extents or []) < same:
-                break  # someone is computing it, or it has lost its KV: stay a branch, found by its message alone
+            if child.filled < same or length_of(own.extents or []) < same:
+                break  # what they have in common has lost its KV: stay a branch, found by its message alone
             if same < len(child):
                 child = self._split(child, same)
             if same == len(own):

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pavane.bench.server_process import ServerFailed, ServerProcess
 from pavane.cli.board import Board, make_board
-from pavane.cli.child import ServerFailed, ServerProcess
 from pavane.cli.console import PavaneConsole
-from pavane.cli.debate import Debate, Outcome, run_debate
 from pavane.cli.extras import UsageError
 from pavane.clients import Client, Fidelity, Message
+from pavane.clients.workflows.debate import Debate, Outcome, run_debate
 
 PROBLEM = (
     "A bakery fills 14 trays with 12 rolls each. It sells 95 rolls before noon and gives a quarter of "

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import sys
 
+from pavane.cli.extras import UsageError
+
 DESCRIPTION = """Serves a model over gRPC until SIGTERM or Ctrl-C.
 
   pavane serve                                   SmolLM2-135M-Instruct on 127.0.0.1:50051
@@ -17,11 +19,14 @@ When ready it prints one line, `listening on HOST:PORT`. The first signal drains
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from pavane.server.config import add_flags
+    from pavane.server.config import ConfigError, add_flags
 
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_flags(parser)
+    try:
+        add_flags(parser)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:

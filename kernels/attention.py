@@ -82,7 +82,7 @@ class TorchAttention:
         q = q.float()
         queries = rotate(q if plan.in_order else q.index_select(0, plan.pair_rows), *plan.query_rope)
         queries = queries.view(-1, self._kv_heads, self._group, self._head_dim)
-        if len(plan.segments) == 1 and not self._row_by_row:
+        if len(plan.segments) == 1 and plan.in_order and not self._row_by_row:
             out, _ = self._partial(queries, keys, values, plan.segments[0], False)
             return out.reshape(len(q), -1)
         partial = self._by_row if self._row_by_row else self._partial

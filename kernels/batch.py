@@ -71,9 +71,8 @@ class Batch:
 
     def kv_tokens(self) -> tuple[int, int]:
         """Keys read: each segment's once, and summed over the rows that read it (the traffic without sharing)."""
-        lengths = np.add.reduceat(
-            np.append(self.extents[:, 1], 0), np.minimum(self.extent_indptr[: self.n_segments], len(self.extents))
-        )
+        used = self.extents[: self.extent_indptr[self.n_segments], 1]
+        lengths = np.add.reduceat(np.append(used, 0), self.extent_indptr[: self.n_segments])
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
 
@@ -84,7 +83,7 @@ class StepResult:
 
     tokens: Int32
     logprobs: Float32
-    forward_s: float  # seconds from the batch's arrival at the runner to its results
+    forward_s: float  # seconds of the forward pass up to the logits, without sampling
 
 
 def padded(batch: Batch, extra: int) -> Batch:

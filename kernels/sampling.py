@@ -36,7 +36,9 @@ def sample(logits: torch.Tensor, samples: Samples) -> tuple[Int32, Float32]:
 
 def _draw(logits: torch.Tensor, temperature: torch.Tensor, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
     index = rows.numpy()
-    probs = (logits[rows] / temperature[rows, None]).softmax(dim=1)
+    logits = logits[rows]
+    # From the peak down, so that no temperature above 0 makes an infinity of the likeliest token.
+    probs = ((logits - logits.amax(dim=1, keepdim=True)) / temperature[rows, None]).softmax(dim=1)
     top_k, top_p, min_p = samples.top_k[index], samples.top_p[index], samples.min_p[index]
     if bool((top_k > 0).any() or (top_p < 1).any() or (min_p > 0).any()):
         floor = _floor(probs, torch.from_numpy(top_k), torch.from_numpy(top_p), torch.from_numpy(min_p))

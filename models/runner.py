@@ -37,7 +37,10 @@ class ModelRunner:
         count = batch.samples.count
         if count:
             rows = torch.from_numpy(batch.samples.rows[:count]).long()
-            self._sampled, logprobs = sample(self._model.logits(hidden.index_select(0, rows)), batch.samples)
+            logits = self._model.logits(hidden.index_select(0, rows))
+            forward_s = time.perf_counter() - began
+            self._sampled, logprobs = sample(logits, batch.samples)
         else:
+            forward_s = time.perf_counter() - began
             self._sampled, logprobs = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-        return StepResult(self._sampled, logprobs, time.perf_counter() - began)
+        return StepResult(self._sampled, logprobs, forward_s)

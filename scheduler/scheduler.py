@@ -92,8 +92,9 @@ class Scheduler:
             raise self._over_budget(workflow)
         waiting = len(self._queue) + len(self.running)
         retry_after = min(60.0, max(0.2, self._seconds_per_call * max(1, waiting) / 4))
-        for call in self.graph.submit(workflow, specs, now, retry_after):
-            self.counts[call.state] += 1
+        fresh = self.graph.submit(workflow, specs, now, retry_after)
+        self.counts[State.BLOCKED] += len(fresh)
+        for call in fresh:
             if call.deadline is not None:
                 heapq.heappush(self._deadlines, (call.deadline, call.serial, call))
             bad = next((p for p in call.parents if p.state in (State.FAILED, State.CANCELLED)), None)

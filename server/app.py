@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from pavane.cache import GraphCache
-from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Runner
+from pavane.kernels.cpu import cpu_attention
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable
 from pavane.models.default import default_model_path
@@ -173,7 +173,7 @@ def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) 
     shape = loaded.config
     store = KVStore(shape.num_layers, shape.num_kv_heads, config.num_slots, shape.head_dim)
     rope = RopeTable(shape.head_dim, shape.rope_theta, max_model_len + 1)
-    return ModelRunner(model, TorchAttention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
+    return ModelRunner(model, cpu_attention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
 
 
 async def _listen(

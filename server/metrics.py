@@ -27,7 +27,7 @@ class Metrics:
         self._inter_token = histogram("inter_token_latency_seconds", "Between two tokens of one call.")
         self._end_to_end = histogram("e2e_request_latency_seconds", "From ready to the end, of calls that ended well.")
         self._step = histogram("step_seconds", "One step, from planning to commit.", _STEP)
-        self._forward = histogram("forward_seconds", "The runner's part of a step.", _STEP)
+        self._forward = histogram("forward_seconds", "The forward pass of a step, up to the logits.", _STEP)
         self._tokens = Counter("pavane_tokens", "Tokens of ended calls by class.", ["class"], registry=registry)
         self._ended = Counter("pavane_calls_ended", "Calls by how they ended.", ["state"], registry=registry)
         self._rows = Counter("pavane_rows", "Tokens encoded by the runner.", registry=registry)

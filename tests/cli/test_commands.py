@@ -8,12 +8,12 @@ import sys
 import pytest
 from rich.console import Console
 
+from pavane.bench.server_process import ServerFailed, ServerProcess
 from pavane.cli import main
 from pavane.cli.board import LineBoard, LiveBoard
-from pavane.cli.child import ServerFailed, ServerProcess
-from pavane.cli.debate import Debate, run_debate
 from pavane.cli.demo import comparison, verdict
 from pavane.clients import Client
+from pavane.clients.workflows.debate import Debate, run_debate
 
 
 def pavane(*words, **options):

@@ -27,10 +27,10 @@ def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * 1.5 / columns**0.5
+        return torch.randn(rows, columns, generator=generator) / columns**0.5
 
     c = config
-    weights = {"embed_tokens.weight": matrix(c.vocab_size, c.hidden_size) * 1.5}
+    weights = {"embed_tokens.weight": matrix(c.vocab_size, c.hidden_size) * 2}
     for i in range(c.num_layers):
         p = f"layers.{i}."
         weights |= {

@@ -35,6 +35,7 @@ class Debate:
     max_tokens: int = 96
     temperature: float = 0.7
     seed: int = 1
+    equal_lengths: bool = False  # every answer has exactly max_tokens tokens, for comparisons
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def submit(wf: Workflow, debate: Debate, fidelity: Fidelity) -> list[list[Messag
                     id=f"agent{agent + 1}-round{r}",
                     fidelity=fidelity,
                     max_tokens=debate.max_tokens,
+                    ignore_eos=debate.equal_lengths,
                     temperature=debate.temperature,
                     seed=debate.seed * 1000 + r * debate.agents + agent,
                 )

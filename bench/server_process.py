@@ -62,6 +62,10 @@ class ServerProcess:
         self._readers.append(asyncio.create_task(self._drain(self._process.stdout)))
         return self
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -1,0 +1,1 @@
+"""Workflows as short functions on the public client."""
