@@ -39,13 +39,13 @@ class ServerProcess:
         return cls(command)
 
     async def __aenter__(self) -> Self:
-        # A process group of its own: Ctrl-C in the terminal is for the parent, which then stops the child in order.
+        # A session of its own: Ctrl-C in the terminal is for the parent, which then stops the child in order.
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0,
+            start_new_session=True,
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
