@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-MYPY_FLOOR := 30
+PROTO_VENV := .venv-protos
+MYPY_FLOOR := 90
 
 .PHONY: demo test check serve bench protos clean
 
@@ -22,12 +23,14 @@ bench: $(VENV)/.serve
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.check
+check: $(VENV)/.check $(PROTO_VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m deploy.check_mypy --floor $(MYPY_FLOOR)
+	$(BIN)/python deploy/check_mypy.py --floor $(MYPY_FLOOR)
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(PROTO_VENV)/bin/python deploy/check_protos.py
+	PYTHONPATH=src $(PROTO_VENV)/bin/python -W error -c 'import google.protobuf as p, pavane.clients; print("client imports on protobuf", p.__version__)'
 
 $(VENV)/.base:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pavane needs Python >= 3.11; try: make PYTHON=python3.12 ...")'
@@ -51,7 +54,6 @@ $(VENV)/.check: $(VENV)/.test
 
 # The stubs are made by an old grpcio-tools, so that they import on protobuf 5.29 as well as on 7.x; it needs
 # protobuf < 6 itself and so an environment of its own.
-PROTO_VENV := .venv-protos
 $(PROTO_VENV)/.ready:
 	$(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2' 'mypy-protobuf==3.6.0' 'protobuf>=5.29,<6' 'setuptools<81'

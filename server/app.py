@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import hashlib
 import logging
 import os
 import signal
@@ -134,7 +135,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     cache = GraphCache(
         config.num_slots,
         bos_id=bos_id,
-        identity=f"{path.resolve()} {path.stat().st_mtime_ns} {dtype}".encode(),
+        identity=await asyncio.to_thread(_digest, path) + str(dtype).encode(),
         absolute=config.batch_invariant,
     )
     scheduler = Scheduler(
@@ -171,6 +172,12 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl)
     return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer))
+
+
+def _digest(path: Path) -> bytes:
+    """Of the model's bytes: weights, config and tokenizer."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _give_back_memory() -> None:
