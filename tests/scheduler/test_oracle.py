@@ -4,7 +4,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.graphs import graphs
-from support.harness import Harness, tiny_runner
+from support.harness import BACKENDS, Harness, tiny_runner
 from support.oracle import GraphOracle
 from support.tiny import tiny_config, tiny_weights
 
@@ -17,12 +17,18 @@ WEIGHTS = tiny_weights(CONFIG)
 REFERENCE = ReferenceModel(CONFIG, WEIGHTS)
 
 
-@given(calls=graphs(), bos=st.sampled_from([None, 0]), budget=st.sampled_from([3, 17, 200]), data=st.data())
+@given(
+    calls=graphs(),
+    backend=st.sampled_from(BACKENDS),
+    bos=st.sampled_from([None, 0]),
+    budget=st.sampled_from([3, 17, 200]),
+    data=st.data(),
+)
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graphs_equal_the_oracle(
-    calls: list[CallSpec], bos: int | None, budget: int, data: st.DataObject
+    calls: list[CallSpec], backend: str, bos: int | None, budget: int, data: st.DataObject
 ) -> None:
-    harness = Harness(tiny_runner(CONFIG, WEIGHTS, 2000), 2000, bos_id=bos, token_budget=budget)
+    harness = Harness(tiny_runner(CONFIG, WEIGHTS, 2000, backend=backend), 2000, bos_id=bos, token_budget=budget)
     for call in calls:
         harness.submit(call)
         if data.draw(st.integers(0, 3)) == 0:
@@ -31,12 +37,18 @@ def test_random_graphs_equal_the_oracle(
     check(harness, calls, bos)
 
 
-@given(calls=graphs(), bos=st.sampled_from([None, 0]), slots=st.integers(90, 260), budget=st.sampled_from([5, 64]))
+@given(
+    calls=graphs(),
+    backend=st.sampled_from(BACKENDS),
+    bos=st.sampled_from([None, 0]),
+    slots=st.integers(90, 260),
+    budget=st.sampled_from([5, 64]),
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graphs_equal_the_oracle_when_the_pool_is_small(
-    calls: list[CallSpec], bos: int | None, slots: int, budget: int
+    calls: list[CallSpec], backend: str, bos: int | None, slots: int, budget: int
 ) -> None:
-    harness = Harness(tiny_runner(CONFIG, WEIGHTS, slots), slots, bos_id=bos, token_budget=budget)
+    harness = Harness(tiny_runner(CONFIG, WEIGHTS, slots, backend=backend), slots, bos_id=bos, token_budget=budget)
     for call in calls:
         harness.submit(call)
     harness.run()

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from support.harness import FakeRunner
 
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.spec import CallSpec
+from support.harness import FakeRunner
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]

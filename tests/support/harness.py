@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,10 @@ import torch
 from pavane.cache import GraphCache, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Batch, Runner, StepResult
+from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
+from pavane.kernels.native_attention import NativeAttention
+from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable
 from pavane.models.config import ModelConfig
 from pavane.models.llama import LlamaModel
@@ -61,13 +66,31 @@ class FakeRunner:
         return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0)
 
 
+try:
+    load_native()
+except NoNativeKernelError as error:
+    warnings.warn(f"only torch attention is tested: {error}", stacklevel=1)
+    BACKENDS = ["torch"]
+else:
+    BACKENDS = ["torch", "native"]
+
+
 def tiny_runner(
-    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, batch_invariant: bool = False
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    slots: int,
+    *,
+    batch_invariant: bool = False,
+    backend: str = "torch",
 ) -> ModelRunner:
     model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
     store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
     rope = RopeTable(config.head_dim, config.rope_theta, config.max_position + 1)
-    attention = TorchAttention(store, rope, config.num_heads, batch_invariant=batch_invariant)
+    attention: AttentionBackend[Any] = (
+        NativeAttention(store, rope, config.num_heads)
+        if backend == "native"
+        else TorchAttention(store, rope, config.num_heads, batch_invariant=batch_invariant)
+    )
     return ModelRunner(model, attention)
 
 
