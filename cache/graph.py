@@ -59,7 +59,7 @@ class GraphCache:
         bos = self._bos(namespace)
         for i, run in enumerate(runs):
             seen = run.span.node.context
-            if run.span.lo or run.end != start or seen.start == BOS_START:
+            if run.span.lo or run.end != start or seen.signature is None:
                 continue
             others = ([bos] if bos else []) + runs[:i] + runs[i + 1 :]
             if seen.signature == self._signature(others, run.at):
@@ -152,7 +152,10 @@ class GraphCache:
         for span in needs:
             self._lock(span)
         missing = [n for s in needs for n in s.upwards() if n.owner is None and not n.complete]
-        want = spare + sum(max(0, len(n) - length_of(n.extents or [])) for n in missing)
+        sizes = [len(n) for n in missing]
+        if missing:
+            sizes[-1] += spare
+        want = sum(max(0, size - length_of(n.extents or [])) for n, size in zip(missing, sizes, strict=True))
         if want > self.pool.free + self.idle_slots:
             for span in needs:
                 self._unlock(span)
@@ -161,15 +164,14 @@ class GraphCache:
                 raise NeverFitsError(total, self.pool.size)
             return False
         self._make_room(want)
-        for i, node in enumerate(missing):
+        for node, size in zip(missing, sizes, strict=True):
             node.owner = owner
-            last = spare if i == len(missing) - 1 else 0
-            self._allot(node, len(node) + last)
+            self._allot(node, max(size, length_of(node.extents or [])))
         return True
 
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
-        for span in needs:
+        for span in reversed(needs):
             nodes = list(span.upwards())
             self._unlock(span)
             for node in nodes:
@@ -196,8 +198,10 @@ class GraphCache:
             if part.hi <= depth:
                 break
             part.filled = min(part.filled, max(0, depth - part.lo))
+            part.known = min(part.known, max(0, depth - part.lo))
             if part.locks == 0 and part.attached:
                 self._settle(part)
+                self._prune(part)
 
     # ---- the tail of a running decode
 
@@ -234,6 +238,8 @@ class GraphCache:
                 above.children[own.tokens[0]] = own
                 break
             same = _common(child.tokens, own.tokens, 0)
+            if own.refs > 1 or own.children or own.branches:
+                break  # somebody reads or continues this very copy
             if child.filled < same or length_of(own.extents or []) < same:
                 break  # what they have in common has lost its KV: stay a branch, found by its message alone
             if same < len(child):

@@ -92,7 +92,7 @@ class Call:
         repositioned = sum(use.tokens - use.fresh for use in self.uses if use.repositioned)
         encoded = self.fresh + sum(use.fresh for use in self.uses)
         visible = self.own_visible + sum(use.tokens for use in self.uses)
-        computes = bool(self.ready_at is not None and not self.spec.lazy)
+        computes = not self.spec.lazy and (self.encoded or self.first_token_at is not None)
         return Receipt(
             in_place=visible - repositioned - encoded if computes else 0,
             repositioned=repositioned if computes else 0,

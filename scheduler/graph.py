@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,18 +107,18 @@ class Graph:
         edges: dict[str, list[str]] = {}
         for spec in fresh.values():
             names = [parent.id for parent in spec.parents]
-            twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-            if twice:
-                raise RequestError(
-                    Reason.INVALID_PARENT,
-                    f"call {spec.id!r} names parent {twice[0]!r} twice; to read its tokens again, Copy the message",
-                    (spec.id, *twice),
-                )
             if len(names) > self.limits.max_parents:
                 raise RequestError(
                     Reason.TOO_LARGE,
                     f"call {spec.id!r} has {len(names)} parents, the limit is {self.limits.max_parents}",
                     (spec.id,),
+                )
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise RequestError(
+                    Reason.INVALID_PARENT,
+                    f"call {spec.id!r} names parent {twice[0]!r} twice; to read its tokens again, Copy the message",
+                    (spec.id, *twice),
                 )
             if spec.copy_of is not None:
                 names.append(spec.copy_of)
@@ -129,9 +130,10 @@ class Graph:
         ordered: set[str] = set()
         for name in fresh:
             path = [name]  # each waits for the next
+            on_path = {name}
             while path:
                 missing = next((p for p in edges[path[-1]] if p not in ordered), None)
-                if missing in path:
+                if missing in on_path:
                     cycle = (*path[path.index(missing) :], missing)
                     raise RequestError(
                         Reason.CYCLE,
@@ -140,8 +142,10 @@ class Graph:
                     )
                 if missing is not None:
                     path.append(missing)
+                    on_path.add(missing)
                 else:
                     last = path.pop()
+                    on_path.remove(last)
                     if last not in ordered:
                         ordered.add(last)
                         order.append(fresh[last])

@@ -110,7 +110,7 @@ class Scheduler:
         """Cancels those of the calls that have not ended; returns their ids."""
         workflow = self.graph.workflow(namespace, workflow_id)
         workflow.touched_at = now
-        calls = [self.graph.call(workflow, message_id) for message_id in ids]
+        calls = [self.graph.call(workflow, message_id) for message_id in dict.fromkeys(ids)]
         if descendants:
             seen = set(calls)
             for call in calls:
@@ -119,9 +119,9 @@ class Scheduler:
                 calls.extend(fresh)
         cancelled = [call for call in calls if not call.state.ended]
         failure = Failure(Reason.CANCELLED, "the call was cancelled")
+        spare = set(cancelled)
         for call in cancelled:
-            if not call.state.ended:
-                self._end(call, State.CANCELLED, now, failure, spare=set(cancelled))
+            self._end(call, State.CANCELLED, now, failure, spare=spare)
         return [call.id for call in cancelled]
 
     def release(self, namespace: str, workflow_id: str, ids: Sequence[str], now: float) -> None:
@@ -136,8 +136,9 @@ class Scheduler:
         workflow = self.graph.workflow(namespace, workflow_id)
         failure = Failure(Reason.WORKFLOW_CLOSED, "the workflow was closed")
         unfinished = [call for call in workflow.calls.values() if not call.state.ended]
+        spare = set(unfinished)
         for call in unfinished:
-            self._end(call, State.CANCELLED, now, failure, spare=set(unfinished))
+            self._end(call, State.CANCELLED, now, failure, spare=spare)
         for call in list(workflow.calls.values()):
             self._release(call)
         del self.graph.workflows[workflow.key]
@@ -270,7 +271,7 @@ class Scheduler:
             call.reencoded += count - first
             if decode is not None and decode.one_pass and decode.logprobs:
                 self._score(call, item, begin, count, step)
-        elif node.context.start >= 0:  # BOS is never counted
+        elif node.context.signature is not None:  # BOS is never counted
             use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
             if use is not None:
                 use.fresh += first

@@ -1,0 +1,283 @@
+"""Random steps of everything that can happen to a scheduler; cache, counts and tokens are checked after each."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from support.fingerprint import FingerprintOracle, FingerprintRunner
+from support.harness import Harness, decode, prefill
+
+from pavane.kernels.batch import Batch
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.spec import CallSpec, Outcome, ParentSpec, State
+
+WORKFLOWS = [("", "w"), ("", "v"), ("tenant", "w")]
+UNFINISHED = (State.BLOCKED, State.QUEUED, State.RUNNING)
+# Why a call may fail in these runs.
+REASONS = {
+    Reason.CANCELLED,
+    Reason.WORKFLOW_CLOSED,
+    Reason.PARENT_FAILED,
+    Reason.PARENT_CANCELLED,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.RUNNER_FAILED,
+    Reason.BUDGET_EXHAUSTED,
+    Reason.CONTEXT_TOO_LONG,
+    Reason.NEVER_FITS,
+}
+# Why a submission may be refused: over the budget, a parent that was released, or what cannot fit by itself.
+REFUSALS = {Reason.BUDGET_EXHAUSTED, Reason.UNKNOWN_MESSAGE, Reason.NEVER_FITS, Reason.CONTEXT_TOO_LONG}
+
+
+class Driver:
+    def __init__(self, seed: int, *, calm: bool = False) -> None:
+        self.rng = rng = random.Random(seed)
+        self.calm = calm
+        self.rate = rng.choice([0.1, 0.1, 0.3])
+        slots = rng.choice([40, 60, 90, 150, 400])
+        self.bos = rng.choice([None, 0])
+        self.runner = FingerprintRunner(slots)
+        self.h = Harness(
+            self.runner,
+            slots,
+            max_model_len=rng.choice([120, 512]),
+            bos_id=self.bos,
+            batch_invariant=rng.random() < 0.25,
+            max_running=rng.choice([1, 3, 8]),
+            token_budget=rng.choice([1, 3, 8, 32, 200]),
+        )
+        self.s = self.h.scheduler
+        self.batch: Batch | None = None
+        self.calls: dict[str, CallSpec] = {}
+        self.named = 0
+        self.live: dict[tuple[str, str], list[str]] = {}
+        self.oracle = FingerprintOracle(self.calls, self.bos)
+        for key in WORKFLOWS:
+            self.open(key)
+
+    # ---- what may happen
+
+    def open(self, key: tuple[str, str]) -> None:
+        budget = self.rng.choice([0, 0, 0, 300]) if not self.calm else 0
+        self.s.open(*key, budget, 1e9 if self.rng.random() < 0.8 else 5.0, self.h.now)
+        self.live.setdefault(key, [])
+
+    def tokens(self, most: int = 9) -> list[int]:
+        """Few different texts, so that much is equal or begins equally."""
+        text = self.rng.choice([[3, 4, 5, 6, 7, 3, 3, 4, 9], [3, 4, 5, 5, 5, 5, 5, 5, 5], [8, 3, 4, 5, 6, 7, 3, 3, 4]])
+        return text[: self.rng.randint(1, most)]
+
+    def spec(self, known: list[str]) -> CallSpec:
+        rng = self.rng
+        self.named += 1
+        name = f"m{self.named}"
+        recent = known[-12:]
+        names = rng.sample(recent, min(len(recent), rng.choice([0, 0, 1, 1, 2, 3, 4])))
+        chat, all_exact = rng.random() < 0.4, rng.random() < 0.2
+        edges = []
+        for parent in sorted(names, key=known.index) if chat else names:
+            place = "packed" if chat else rng.choice(["packed", "packed", "offset", "as_encoded"])
+            edges.append(
+                ParentSpec(
+                    parent,
+                    offset=rng.randrange(60) if place == "offset" else None,
+                    as_encoded=place == "as_encoded",
+                    exact=all_exact or rng.random() < 0.2,
+                    last_use=rng.random() < 0.04,
+                )
+            )
+        start = rng.randrange(70) if rng.random() < 0.1 else None
+        timeout = float(rng.randint(1, 40)) if rng.random() < 0.06 and not self.calm else None
+        kind = rng.random()
+        if kind < 0.35:
+            return prefill(name, self.tokens(), *edges, start=start, timeout=timeout, exact=rng.random() < 0.3)
+        if kind < 0.45 and known:
+            return prefill(name, [], *edges, copy_of=rng.choice(known), start=start, exact=rng.random() < 0.3)
+        trailer = rng.choice([(), (), (1, 2)])
+        if kind < 0.7:
+            one_pass = rng.random() < 0.6
+            fields = {"forced": tuple(self.tokens()), "one_pass": one_pass, "logprobs": rng.random() < 0.5}
+            return decode(name, self.tokens(4), *edges, start=start, timeout=timeout, trailer=trailer, **fields)
+        return decode(
+            name,
+            self.tokens(4),
+            *edges,
+            start=start,
+            timeout=timeout,
+            trailer=trailer,
+            seed=rng.randrange(3),
+            max_tokens=rng.choice([1, 2, 5, 20, 45]),
+            end_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 10]))),
+            stop_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 4]))),
+        )
+
+    def submit(self) -> None:
+        key = self.rng.choice(list(self.live))
+        known = list(self.live[key])
+        specs: list[CallSpec] = []
+        for _ in range(self.rng.choice([1, 1, 2, 5])):
+            spec = self.spec(known)
+            self.calls[spec.id] = spec
+            known.append(spec.id)
+            specs.append(spec)
+        if self.live[key] and self.rng.random() < 0.1:  # a retry along with the new ones
+            specs.append(self.calls[self.rng.choice(self.live[key])])
+        self.rng.shuffle(specs)
+        try:
+            self.s.submit(*key, specs, self.h.now)
+        except RequestError as error:
+            if error.reason not in REFUSALS:
+                raise
+            for spec in specs:
+                if spec.id not in self.live[key]:
+                    assert spec.id not in self.s.graph.workflow(*key).digests, "refused, and yet it is known"
+                    del self.calls[spec.id]
+            return
+        self.live[key] = known
+
+    def cancel(self) -> None:
+        key = self.rng.choice(list(self.live))
+        ids = [i for i in self.live[key] if i in self.s.graph.workflow(*key).calls]
+        if ids:
+            chosen = self.rng.sample(ids, min(len(ids), self.rng.choice([1, 1, 3])))
+            self.s.cancel(*key, chosen, self.rng.random() < 0.5, self.h.now)
+
+    def release(self) -> None:
+        key = self.rng.choice(list(self.live))
+        if self.live[key]:
+            self.s.release(*key, self.rng.sample(self.live[key], 1), self.h.now)
+
+    def reopen(self) -> None:
+        key = self.rng.choice(list(self.live))
+        self.s.close(*key, self.h.now)
+        del self.live[key]
+        self.open(key)
+
+    def begin(self) -> None:
+        self.h.now += 1.0
+        self.batch = self.s.schedule(self.h.now)
+        if self.batch is None:
+            assert not self.s.running, "calls run, and yet there is nothing to do"
+            assert self.s.graph.unfinished == 0, "calls wait, and yet there is nothing to do"
+        for key in [key for key in self.live if key not in self.s.graph.workflows]:  # expired
+            del self.live[key]
+            self.open(key)
+
+    def end(self) -> None:
+        assert self.batch is not None
+        batch, self.batch = self.batch, None
+        self.runner.fail_next = not self.calm and self.rng.random() < 0.03
+        try:
+            result = self.runner.execute(batch)
+        except RuntimeError as error:
+            self.s.fail_step(str(error), self.h.now)
+        else:
+            self.s.commit(result, self.h.now)
+
+    # ---- what must hold
+
+    def check(self) -> None:
+        self.h.collect()
+        self.h.audit()
+        unfinished = [c for w in self.s.graph.workflows.values() for c in w.calls.values() if not c.state.ended]
+        states = Counter(call.state for call in unfinished)
+        for state in UNFINISHED:
+            assert self.s.counts[state] == states[state], f"{state}: {self.s.counts}, really {states}"
+        assert self.s.counts.total() == len(self.calls)
+        assert self.s.graph.unfinished == len(unfinished)
+        assert set(self.s.running) == {call for call in unfinished if call.state is State.RUNNING}
+        for workflow in self.s.graph.workflows.values():
+            assert workflow.unfinished == sum(1 for c in workflow.calls.values() if not c.state.ended)
+
+    def random_step(self) -> None:
+        rng = self.rng
+        if rng.random() < self.rate:
+            self.submit()
+            self.check()
+            return
+        dice = rng.random()
+        if dice < 0.03 and not self.calm:
+            self.cancel()
+        elif dice < 0.05:
+            self.release()
+        elif dice < 0.055 and not self.calm:
+            self.reopen()
+        elif dice < 0.08:
+            self.s.cache.evict(rng.choice([1, 10, 1000]))
+        elif self.batch is None:
+            self.begin()
+        else:
+            self.end()
+        self.check()
+
+    def rest(self) -> None:
+        for _ in range(20_000):
+            if self.batch is not None:
+                self.end()
+            else:
+                self.begin()
+            self.check()
+            if self.batch is None and self.s.graph.unfinished == 0:
+                break
+        else:
+            raise AssertionError("not at rest")
+        assert set(self.h.ended) == set(self.calls)
+        for message_id, outcome in self.h.ended.items():
+            self.check_outcome(self.calls[message_id], outcome)
+
+    def check_outcome(self, spec: CallSpec, outcome: Outcome) -> None:
+        if outcome.state is not State.DONE:
+            assert outcome.failure is not None
+            assert outcome.failure.reason in REASONS
+            receipt = outcome.receipt
+            assert min(receipt.in_place, receipt.repositioned, receipt.encoded, receipt.reencoded) >= 0
+            return
+        told = self.oracle[spec.id]
+        assert list(outcome.tokens) == told.tokens
+        assert outcome.start == told.start
+        receipt = outcome.receipt
+        own = len(self.oracle[spec.copy_of].tokens) if spec.copy_of is not None else len(spec.tokens)
+        visible = own + sum(len(self.oracle[p.id].tokens) for p in spec.parents)
+        parts = (receipt.in_place, receipt.repositioned, receipt.encoded)
+        assert sum(parts) == (0 if spec.lazy else visible)
+        assert min(*parts, receipt.reencoded) >= 0
+        if spec.decode is not None:
+            assert receipt.generated == len(told.tokens) - own - len(spec.decode.trailer)
+            assert receipt.trailer == len(spec.decode.trailer)
+
+    def leave(self) -> None:
+        for key in list(self.s.graph.workflows):
+            self.s.close(*key, self.h.now)
+        self.h.collect()
+        self.h.audit()
+        cache = self.s.cache
+        cache.evict(self.h.slots)
+        self.h.audit()
+        assert cache.pool.free == self.h.slots
+        assert cache.contexts == {}
+        assert cache.idle_slots == 0
+        assert sum(self.s.counts[state] for state in UNFINISHED) == 0
+        assert self.s.graph.unfinished == 0
+        assert not self.s.running
+        assert not self.s.graph.workflows
+
+
+def drive(seed: int, steps: int, *, calm: bool) -> None:
+    driver = Driver(seed, calm=calm)
+    for _ in range(steps):
+        driver.random_step()
+    driver.rest()
+    driver.leave()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_steps(seed: int) -> None:
+    drive(seed, 250, calm=False)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1015))
+def test_random_steps_without_failures(seed: int) -> None:
+    """Nothing is cancelled and nothing fails: many more calls get to their end."""
+    drive(seed, 250, calm=True)
