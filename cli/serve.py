@@ -30,14 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pavane.server.config import ConfigError, from_flags
+
+    try:
+        config = from_flags(args)  # before the large imports: a wrong flag is told at once
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+
     import uvloop
 
     from pavane.models.errors import ModelError
     from pavane.server.app import start
-    from pavane.server.config import ConfigError, from_flags
 
     async def serve() -> None:
-        config = from_flags(args)
         logging.basicConfig(
             level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )

@@ -47,11 +47,13 @@ class Engine:
         """Raises RequestError if there is no such workflow."""
         self.scheduler.graph.workflow(namespace, workflow_id)
 
-    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec]) -> None:
+    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec]) -> list[str]:
+        """The ids of the calls that are new."""
         if self._draining:
             raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
-        self.scheduler.submit(namespace, workflow_id, specs, monotonic())
+        fresh = self.scheduler.submit(namespace, workflow_id, specs, monotonic())
         self._changed()
+        return fresh
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool) -> list[str]:
         cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())

@@ -84,8 +84,9 @@ class Scheduler:
         """True if the workflow was open already."""
         return self.graph.open(namespace, workflow_id, budget, ttl, now)[1]
 
-    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], now: float) -> None:
-        """All or nothing; RequestError says what is wrong. The same calls may be submitted again."""
+    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], now: float) -> list[str]:
+        """All or nothing; RequestError says what is wrong. The same calls may be submitted again; returns the ids of
+        those that are new."""
         workflow = self.graph.workflow(namespace, workflow_id)
         workflow.touched_at = now
         if workflow.budget and workflow.spent >= workflow.budget:
@@ -105,6 +106,7 @@ class Scheduler:
             else:
                 self._ready.append(call)
         self._resolve_ready(now)
+        return [call.id for call in fresh]
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool, now: float) -> list[str]:
         """Cancels those of the calls that have not ended; returns their ids."""
@@ -134,11 +136,7 @@ class Scheduler:
     def close(self, namespace: str, workflow_id: str, now: float) -> Receipt:
         """Cancels what has not ended, forgets the workflow, and returns the sum of its receipts."""
         workflow = self.graph.workflow(namespace, workflow_id)
-        failure = Failure(Reason.WORKFLOW_CLOSED, "the workflow was closed")
-        unfinished = [call for call in workflow.calls.values() if not call.state.ended]
-        spare = set(unfinished)
-        for call in unfinished:
-            self._end(call, State.CANCELLED, now, failure, spare=spare)
+        self._end_all(workflow, State.CANCELLED, Failure(Reason.WORKFLOW_CLOSED, "the workflow was closed"), now)
         for call in list(workflow.calls.values()):
             self._release(call)
         del self.graph.workflows[workflow.key]
@@ -216,8 +214,7 @@ class Scheduler:
     def fail_all(self, reason: Reason, text: str, now: float) -> None:
         """Ends every call that has not ended; also in the middle of a step that will not be committed."""
         for workflow in list(self.graph.workflows.values()):
-            for call in list(workflow.calls.values()):
-                self._end(call, State.FAILED, now, Failure(reason, text))
+            self._end_all(workflow, State.FAILED, Failure(reason, text), now)
 
     @property
     def next_timer(self) -> float | None:
@@ -396,8 +393,8 @@ class Scheduler:
                 continue
             call.encoded = True
             self._ready.extend(_freed(call))
-            if self._step is not None:
-                self._step.finishing.append(call)
+            if self._step is not None and not all(parent.state.ended for parent in call.parents):
+                self._step.finishing.append(call)  # with the parents that are complete only if the step succeeds
             else:
                 self._finish(call, now)
 
@@ -511,6 +508,13 @@ class Scheduler:
             call.visible = []
             self._let_go(call)
 
+    def _end_all(self, workflow: Workflow, state: State, failure: Failure, now: float) -> None:
+        """All unfinished calls of a workflow, each for the same reason."""
+        unfinished = [call for call in workflow.calls.values() if not call.state.ended]
+        spare = set(unfinished)
+        for call in unfinished:
+            self._end(call, state, now, failure, spare=spare)
+
     def _let_go(self, call: Call) -> None:
         """The call reads its parents no more."""
         last_uses = {edge.id for edge in call.spec.parents if edge.last_use}
@@ -557,8 +561,7 @@ class Scheduler:
         for workflow in {call.workflow: None for call in step.busy}:
             if workflow.budget and workflow.spent >= workflow.budget and workflow.unfinished:
                 error = self._over_budget(workflow)
-                for call in list(workflow.calls.values()):
-                    self._end(call, State.FAILED, now, Failure(error.reason, error.text, error.ids))
+                self._end_all(workflow, State.FAILED, Failure(error.reason, error.text, error.ids), now)
 
     def _over_budget(self, workflow: Workflow) -> RequestError:
         return RequestError(

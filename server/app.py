@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Server:
 
 async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
+    _check_address(config)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = Path(config.model) if config.model else default_model_path()
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -198,6 +200,20 @@ def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) 
     return ModelRunner(model, cpu_attention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
 
 
+def _check_address(config: ServerConfig) -> None:
+    """Before the model is loaded, and in words of our own: gRPC writes its own to stderr."""
+    try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port} ({error.strerror}): choose another --port or --host (port 0 "
+            "takes a free one)"
+        ) from None
+
+
 async def _listen(
     config: ServerConfig, engine: Engine, metrics: Metrics, workflows: WorkflowService, models: ModelService
 ) -> Server:
@@ -217,13 +233,7 @@ async def _listen(
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError:
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: the port is in use or the address is not this machine's; "
-            "choose another --port or --host (0 takes a free port)"
-        ) from None
+    port = server.add_insecure_port(f"{config.host}:{config.port}")
     metrics_server, metrics_port = None, -1
     if config.metrics_port >= 0:
         try:

@@ -79,7 +79,10 @@ def add_flags(parser: argparse.ArgumentParser, environment: Mapping[str, str] = 
         given = environment.get(variable)
         text = f"{item.metadata['help']} [{variable}]"
         if isinstance(item.default, bool):
-            on = given is not None and given.lower() in ("1", "true", "yes", "on")
+            words = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+            if given is not None and given.lower() not in words:
+                raise ConfigError(f"{variable}={given}: use true or false")
+            on = item.default if given is None else words[given.lower()]
             parser.add_argument(_option(item.name), action=argparse.BooleanOptionalAction, default=on, help=text)
             continue
         kind: type[Any] = type(item.default)

@@ -68,11 +68,17 @@ class Journal:
         if message_id not in self._logs:
             stops = StopMatcher(self._tokenizer, stop, beginning) if stop else None
             self._logs[message_id] = _CallLog(Detokenizer(self._tokenizer), stops, self.cursor)
+            self._logs.move_to_end(message_id, last=False)  # no event yet: readers, who come from the end, stop before
+
+    def withdraw(self, ids: Iterable[str]) -> None:
+        """Expected calls that did not come."""
+        for message_id in ids:
+            del self._logs[message_id]
 
     def forget(self, ids: Iterable[str]) -> None:
+        """Released messages, once they have ended."""
         for message_id in ids:
-            log = self._logs.get(message_id)
-            if log is not None and (log.ended is not None or not log.latest):
+            if message_id in self._logs and self._logs[message_id].ended is not None:
                 del self._logs[message_id]
 
     def known(self, message_id: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from pavane.server.journal import Journal, Journals, Key
 from pavane.server.text.tokenizer import Tokenizer
 
 NAMESPACE_METADATA = "pavane-namespace"
+FRAME_BYTES = 2**19
 LONG_TEXT_BYTES = 16_384  # of a request, from which on it is tokenised in a thread
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -54,11 +55,8 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         key = _key(request.workflow_id, context)
-        journal = self._journal(key)
-        unknown = [i for i in request.ids if not journal.known(i)]
-        if unknown:
-            self._engine.outcome(*key, unknown[0])  # says what is wrong with it
         ids = frozenset(request.ids)
+        journal = self._known(key, ids)
         async for events in _follow(journal, request.after, ids, deltas=not request.no_deltas):
             yield pb.WatchResponse(events=events)
 
@@ -66,7 +64,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         key = _key(request.submit.workflow_id, context)
         ids = frozenset(call.id for call in request.submit.calls)
         cursor = await self._submit(key, request.submit)
-        journal = self._journal(key)
+        journal = self._known(key, ids)
         finished = False
         try:
             async for events in _follow(journal, cursor, ids, deltas=True):
@@ -118,20 +116,27 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             specs = self._specs(request)
         self._engine.check_open(*key)
         journal = self._journals.open(key)
-        fresh = [spec for spec in specs if not journal.known(spec.id)]
-        for spec in fresh:
-            journal.expect(
-                spec.id, spec.decode.stop if spec.decode else (), spec.decode.beginning if spec.decode else ""
-            )
+        unknown = {spec.id: spec for spec in specs if not journal.known(spec.id)}
+        for spec in unknown.values():
+            decode = spec.decode
+            journal.expect(spec.id, decode.stop if decode else (), decode.beginning if decode else "")
+        accepted: list[str] = []
         try:
-            self._engine.submit(*key, specs)
-        except RequestError:
-            journal.forget(spec.id for spec in fresh)
-            raise
+            accepted = self._engine.submit(*key, specs)
+        finally:  # what was refused, or was released before, has no events
+            journal.withdraw(unknown.keys() - accepted)
         return journal.before(spec.id for spec in specs)
 
     def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
         return [self._converter.call(call) for call in request.calls]
+
+    def _known(self, key: Key, ids: Iterable[str]) -> Journal:
+        """The journal; RequestError if one of the messages never was, or was released."""
+        journal = self._journal(key)
+        for message_id in ids:
+            if not journal.known(message_id):
+                self._engine.outcome(*key, message_id)
+        return journal
 
     def _journal(self, key: Key) -> Journal:
         self._engine.check_open(*key)
@@ -151,14 +156,18 @@ class ModelService(rpc.ModelServiceServicer):
         if request.content.WhichOneof("content") == "copy":
             raise RequestError(Reason.INVALID_REQUEST, "Tokenize knows no messages to copy; send turns or text")
         ids = await asyncio.to_thread(self._converter.content, request.content, "tokenize")
+        self._check_ids(ids)
         return pb.TokenizeResponse(ids=ids)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        self._check_ids(request.ids)
+        return pb.DetokenizeResponse(text=self._tokenizer.decode(request.ids, special=True))
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
         size = self._tokenizer.vocab_size
-        wrong = next((i for i in request.ids if i >= size), None)
+        wrong = next((i for i in ids if i >= size), None)
         if wrong is not None:
             raise RequestError(Reason.INVALID_TOKENS, f"token id {wrong} is not in 0..{size - 1}")
-        return pb.DetokenizeResponse(text=self._tokenizer.decode(request.ids, special=True))
 
 
 async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: bool) -> AsyncIterator[list[pb.Event]]:
@@ -167,12 +176,28 @@ async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: 
         events = journal.read(after, ids, deltas=deltas)
         after = journal.cursor
         done = journal.closed or (ids and journal.all_ended(ids))
-        if events:
-            yield events
+        for frame in _frames(events):
+            yield frame
         if done:
             return
         if journal.cursor == after:
             await journal.changed()
+
+
+def _frames(events: list[pb.Event]) -> Iterator[list[pb.Event]]:
+    """Cut so that no frame comes near what gRPC clients take by default. Cursors ascend, so any frame may be the last
+    that a reader gets."""
+    frame: list[pb.Event] = []
+    size = 0
+    for event in events:
+        length = event.ByteSize() + 8
+        if frame and size + length > FRAME_BYTES:
+            yield frame
+            frame, size = [], 0
+        frame.append(event)
+        size += length
+    if frame:
+        yield frame
 
 
 def _key(workflow_id: str, context: Context) -> Key:

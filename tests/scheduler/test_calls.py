@@ -451,7 +451,7 @@ def test_budgets() -> None:
     h.run()
     out = h.outcome("d", "small")
     assert reason(out) == Reason.BUDGET_EXHAUSTED
-    assert reason(h.outcome("c", "small")) == Reason.PARENT_FAILED
+    assert reason(h.outcome("c", "small")) == Reason.BUDGET_EXHAUSTED
     assert 8 <= out.receipt.generated <= 10
     with pytest.raises(RequestError) as error:
         h.submit(prefill("more", A), workflow="small")
