@@ -29,8 +29,8 @@ def sample(logits: torch.Tensor, samples: Samples) -> tuple[Int32, Float32]:
     drawn = (free & (temperature > 0)).nonzero()[:, 0]
     if len(drawn):
         tokens[drawn] = _draw(logits, temperature, samples, drawn)
-    chosen = logits.gather(1, tokens[:, None])[:, 0]
-    logprobs = chosen - logits.logsumexp(dim=1)
+    # Row by row, unlike logsumexp, whose rounding depends on the number of rows and threads.
+    logprobs = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
     return tokens.numpy().astype(np.int32), logprobs.numpy()
 
 

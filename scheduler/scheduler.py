@@ -465,9 +465,10 @@ class Scheduler:
 
     def _finish(self, call: Call, now: float) -> None:
         decode = call.spec.decode
-        if decode is not None and decode.one_pass and call.span is not None:
-            call.first_token_at = call.first_token_at if call.first_token_at is not None else now
+        if decode is not None and call.span is not None and not call.span.node.indexed:
             call.span = self.cache.seal(call.span, call.needs)
+        if decode is not None and call.first_token_at is None:
+            call.first_token_at = now
         self._end(call, State.DONE, now)
 
     def _end(
