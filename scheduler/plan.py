@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -77,11 +78,10 @@ def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
     for item in step.items:
         item.first_row = rows
         rows += item.rows
-        path = _path(item.tail, item.lo)
-        begin = item.lo - path[0].lo
-        line = np.concatenate([np.frombuffer(node.tokens, dtype=np.int32) for node in path])
-        tokens.append(line[begin : begin + item.rows])
-        slots.append(_expand([e for node in path for e in node.slots()])[begin : begin + item.rows])
+        for node in _path(item.tail, item.lo):
+            lo, hi = max(item.lo - node.lo, 0), min(item.hi, node.hi) - node.lo
+            tokens.append(np.frombuffer(node.tokens[lo:hi], dtype=np.int32))
+            slots.extend(_expand(cut(cut(node.extents or [], hi)[0], lo)[1]))
         at = item.tail.context.start + bos
         positions.append(np.arange(at + item.lo, at + item.hi, dtype=np.int32))
     segments = _segments(step.items, share)
@@ -95,7 +95,7 @@ def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
         positions=np.concatenate(positions),
         slots=np.concatenate(slots),
         n_segments=len(segments),
-        extents=np.array([e for segment in segments for e in segment.extents], dtype=np.int32).reshape(-1, 2),
+        extents=np.fromiter(chain.from_iterable(e for s in segments for e in s.extents), dtype=np.int32).reshape(-1, 2),
         extent_indptr=_indptr([len(segment.extents) for segment in segments]),
         row_indptr=_indptr(counts),
         pair_rows=np.concatenate(pair_rows),
@@ -160,8 +160,8 @@ def _joined(extents: list[Extent]) -> list[Extent]:
     return out
 
 
-def _expand(extents: list[Extent]) -> Int32:
-    return np.concatenate([np.arange(e.start, e.end, dtype=np.int32) for e in extents])
+def _expand(extents: list[Extent]) -> list[Int32]:
+    return [np.arange(e.start, e.end, dtype=np.int32) for e in extents]
 
 
 def _indptr(counts: list[int]) -> Int32:

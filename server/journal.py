@@ -7,9 +7,11 @@ of an ended call only its outcome.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.spec import Closed, Ended, Event, Receipt, State, StateChanged, TokensAdded
@@ -20,6 +22,7 @@ from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
 CLOSED_KEPT = 1024
+_cursor = attrgetter("cursor")
 
 
 @dataclass(slots=True)
@@ -112,21 +115,27 @@ class Journal:
     def read(self, after: int, ids: Collection[str] = (), *, deltas: bool = True) -> list[pb.Event]:
         """Everything after the cursor, of all calls or those named, in order."""
         events: list[pb.Event] = []
-        for message_id in reversed(self._logs):
-            log = self._logs[message_id]
-            if log.latest <= after:
-                break
-            if ids and message_id not in ids:
+        for message_id in ids or self._newer(after):
+            log = self._logs.get(message_id)
+            if log is None or log.latest <= after:
                 continue
             if log.ended is not None:
                 events.append(log.ended)
                 continue
             if log.state_cursor > after:
                 events.append(pb.Event(cursor=log.state_cursor, id=message_id, state=STATES[log.state]))
-            if deltas and log.deltas and log.deltas[-1].cursor > after:
-                events.append(_merged(message_id, [d for d in log.deltas if d.cursor > after]))
+            new = bisect_right(log.deltas, after, key=_cursor) if deltas else len(log.deltas)
+            if new < len(log.deltas):
+                events.append(_merged(message_id, log.deltas[new:]))
         events.sort(key=lambda event: event.cursor)
         return events
+
+    def _newer(self, after: int) -> Iterator[str]:
+        """The calls with an event after the cursor."""
+        for message_id in reversed(self._logs):
+            if self._logs[message_id].latest <= after:
+                return
+            yield message_id
 
     def all_ended(self, ids: Iterable[str]) -> bool:
         return all((log := self._logs.get(i)) is None or log.ended is not None for i in ids)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.graphs import graphs
-from support.harness import Harness, decode, prefill, tiny_runner
+from support.harness import BACKENDS, Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.scheduler.spec import CallSpec, ParentSpec, State
@@ -20,8 +21,17 @@ Told = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
+backend = "torch"
+
+
+@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+def each_backend(request: pytest.FixtureRequest) -> None:
+    global backend
+    backend = request.param
+
+
 def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: int = 16) -> Harness:
-    runner = tiny_runner(CONFIG, WEIGHTS, slots, batch_invariant=True)
+    runner = tiny_runner(CONFIG, WEIGHTS, slots, batch_invariant=True, backend=backend)
     return Harness(
         runner, slots, bos_id=bos, token_budget=budget, max_running=running, batch_invariant=True, check=False
     )
