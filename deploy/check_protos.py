@@ -17,7 +17,8 @@ def main() -> int:
         names = sorted(path.name for path in (Path(scratch) / STUBS).iterdir())
         _, stale, missing = filecmp.cmpfiles(Path(scratch) / STUBS, Path("src") / STUBS, names, shallow=False)
     if stale or missing or not names:
-        print(f"stubs are not current: {', '.join(stale + missing) or 'none was made'}; run `make protos`", file=sys.stderr)
+        which = ", ".join(stale + missing) or "none was made"
+        print(f"stubs are not current: {which}; run `make protos`", file=sys.stderr)
         return 1
     print(f"{len(names)} stubs are current")
     return 0
