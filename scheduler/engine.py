@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
-from pavane.cache import audit
 from pavane.kernels.batch import Runner
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import Scheduler
@@ -143,7 +142,3 @@ class Engine:
     def _changed(self) -> None:
         self._publish(self.scheduler.take_events())
         self._wake.set()
-
-    def audit(self) -> None:
-        """Raises AuditError if cache and calls contradict each other; only between steps."""
-        audit(self.scheduler.cache, *self.scheduler.held())
