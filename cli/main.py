@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from pavane.cli.extras import UsageError, load_command
+from pavane.cli.extras import UsageError, missing_package
 from pavane.clients.errors import PavaneError
 
 COMMANDS = {
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name != chosen:
                 commands.add_parser(name, help=purpose)
                 continue
-            module = load_command(name)
+            module = importlib.import_module(f"pavane.cli.{name}")
             command = commands.add_parser(
                 name,
                 help=purpose,
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(args))
     except UsageError as error:
         print(f"pavane {chosen}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"pavane {chosen}: {missing_package(error)}", file=sys.stderr)
         return 2
     except PavaneError as error:
         print(f"pavane {chosen}: {error}", file=sys.stderr)
