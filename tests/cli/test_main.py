@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pavane.cli import extras, main
+from pavane.cli import main
 
 
 def test_the_help_teaches(capsys):
@@ -39,19 +39,6 @@ def test_help_loads_no_command():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
-
-
-def test_a_missing_package_is_asked_for(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith(("rich", "pavane.cli.demo", "pavane.cli.board"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.setattr(extras.importlib, "import_module", missing)
-    assert main.main(["demo"]) == 2
-    assert "pip install 'pavane[cli]'" in capsys.readouterr().err
-
-
-def missing(name):
-    raise ModuleNotFoundError("No module named 'rich'", name="rich.console")
 
 
 @pytest.mark.parametrize("command", [["chat"], ["run", "debate.yaml"]])
