@@ -1,4 +1,4 @@
-"""Every invariant of the cache, checked from outside: run by tests after each random step and by an idle server."""
+"""Every invariant of the cache, checked from outside: run by the tests after each random step."""
 
 from __future__ import annotations
 

@@ -45,7 +45,6 @@ class GraphCache:
         # Nodes with KV that no running call uses, oldest first: those without and those with readers.
         self._idle: tuple[OrderedDict[Node, None], OrderedDict[Node, None]] = (OrderedDict(), OrderedDict())
         self.idle_slots = 0
-        self.evicted_tokens = 0
 
     # ---- structure
 
@@ -61,12 +60,14 @@ class GraphCache:
             seen = run.span.node.context
             if run.span.lo or run.end != start or seen.signature is None:
                 continue
+            if len(seen.members) != len(runs) - 1 + (bos is not None):
+                continue
             others = ([bos] if bos else []) + runs[:i] + runs[i + 1 :]
             if seen.signature == self._signature(others, run.at):
                 return Position(run.span.node, run.at - seen.start)
         # Where BOS stands before everything, or bits count, a context is bound to its offset. Else only distances
-        # matter, and the frame is the one in which the first member, or what follows if there is none, stands at 0.
-        frame = 0 if bos or self._absolute else min((run.at for run in runs), default=start)
+        # matter, and the frame is the one in which the first of the members and what follows stands at 0.
+        frame = 0 if bos or self._absolute else min([start, *(run.at for run in runs)])
         members = ([bos] if bos else []) + [Member(run.span, run.at - frame) for run in runs]
         members.sort(key=lambda m: (m.at, m.span.node.key, m.span.lo))
         signature = self._signature(members, start - frame)
@@ -277,7 +278,6 @@ class GraphCache:
         self._remove_idle(node)
         freed = length_of(node.extents)
         self.pool.release(node.extents)
-        self.evicted_tokens += node.filled
         node.extents = None
         node.filled = 0
         self._prune(node)

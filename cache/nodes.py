@@ -165,8 +165,9 @@ class Context:
         self.root = Node(self, None, 0, array("i"))
 
     @property
-    def visible(self) -> int:
-        return sum(member.span.length for member in self.members)
+    def segments(self) -> int:
+        """In how many frames its members stand, and what it sees at its own place."""
+        return 1 + len({member.delta for member in self.members} - {0})
 
 
 class Position(NamedTuple):

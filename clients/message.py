@@ -24,12 +24,25 @@ class Message(Parent):
     Not awaiting a handle is fine; its failure waits for whoever asks. Handles belong to one event loop.
     """
 
-    __slots__ = ("_changed", "_cursor", "_deltas", "_error", "_replayed", "_result", "call", "workflow")
+    __slots__ = (
+        "_changed",
+        "_chars_held",
+        "_cursor",
+        "_deltas",
+        "_error",
+        "_replayed",
+        "_result",
+        "_tokens_held",
+        "call",
+        "workflow",
+    )
 
     def __init__(self, workflow: Workflow, call: pb.Call) -> None:
         self.workflow = workflow
         self.call = call
         self._deltas: list[Delta] = []
+        self._tokens_held = 0
+        self._chars_held = 0
         self._result: Result | None = None
         self._error: PavaneError | None = None
         self._changed: list[asyncio.Future[None]] = []
@@ -104,7 +117,7 @@ class Message(Parent):
         self._cursor = event.cursor
         kind = event.WhichOneof("event")
         if kind == "delta":
-            self._push(event.delta.text, tuple(event.delta.tokens), tuple(event.delta.logprobs))
+            self._push_new(event.delta)
         elif kind == "done":
             self._complete(event.done)
             self._result = result(event.done)
@@ -119,9 +132,20 @@ class Message(Parent):
             self._error = error
             self._notify()
 
+    def _push_new(self, delta: pb.Delta) -> None:
+        """What of a delta is not here yet: after a resumption it may come merged with what is."""
+        text, tokens, logprobs = delta.text, tuple(delta.tokens), tuple(delta.logprobs)
+        if delta.HasField("first_token"):
+            known = max(0, self._tokens_held - delta.first_token)
+            tokens, logprobs = tokens[known:], logprobs[known:]
+            text = text[max(0, self._chars_held - delta.first_char) :]
+        self._push(text, tokens, logprobs)
+
     def _push(self, text: str, tokens: tuple[int, ...], logprobs: tuple[float, ...]) -> None:
         if text or tokens:
             self._deltas.append(Delta(text, tokens, logprobs))
+            self._tokens_held += len(tokens)
+            self._chars_held += len(text)
 
     def _complete(self, message: pb.Message) -> None:
         """After a lost connection the last deltas may be missing: what the readers lack comes as one more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pavane.kernels.batch import Batch
@@ -58,7 +59,8 @@ class TorchAttention:
         rows = torch.from_numpy(batch.pair_rows[:pairs]).long()
         deltas = torch.from_numpy(batch.pair_deltas[:pairs]).long()
         cos, sin = self._rope.at(positions[rows] - deltas)
-        segments = [self._segment(batch, s) for s in range(batch.n_segments)]
+        read = np.flatnonzero(np.diff(batch.row_indptr[: batch.n_segments + 1]))
+        segments = [self._segment(batch, int(s)) for s in read]
         in_order = pairs == n and bool((rows == torch.arange(n)).all())
         return Plan(
             slots=torch.from_numpy(batch.slots[:n]).long(),

@@ -6,7 +6,7 @@ beyond is padding and must be ignored, so that a batch can be padded to the capa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -48,7 +48,8 @@ class Batch:
     read by the pairs row_indptr[s]:row_indptr[s+1]. Pair j is a query of row pair_rows[j], rotated at
     positions[pair_rows[j]] - pair_deltas[j]. If own[s] > 0, the segment is causal: its last own[s] keys are those of
     its own[s] rows, each of which sees the keys up to its own; else every row sees all keys. A row's attention is the
-    merge of its pairs by their log-sum-exp. Every row has at least one pair.
+    merge of its pairs by their log-sum-exp. Every row has at least one pair. A segment without pairs is padding, and
+    may have no extents.
     """
 
     n_rows: int
@@ -71,8 +72,8 @@ class Batch:
 
     def kv_tokens(self) -> tuple[int, int]:
         """Keys read: each segment's once, and summed over the rows that read it (the traffic without sharing)."""
-        used = self.extents[: self.extent_indptr[self.n_segments], 1]
-        lengths = np.add.reduceat(np.append(used, 0), self.extent_indptr[: self.n_segments])
+        ends = np.concatenate([[0], np.cumsum(self.extents[:, 1], dtype=np.int64)])
+        lengths = np.diff(ends[self.extent_indptr[: self.n_segments + 1]])
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
 
@@ -84,22 +85,6 @@ class StepResult:
     tokens: Int32
     logprobs: Float32
     forward_s: float  # seconds of the forward pass up to the logits, without sampling
-
-
-def padded(batch: Batch, extra: int) -> Batch:
-    """The same step with `extra` unused elements at the end of every array, as a captured graph would get it."""
-
-    def pad(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        width = [(0, extra)] + [(0, 0)] * (array.ndim - 1)
-        return np.pad(array, width, mode="edge" if len(array) else "constant")
-
-    def arrays(value: Batch | Samples) -> dict[str, npt.NDArray[np.generic]]:
-        return {
-            f.name: pad(getattr(value, f.name)) for f in fields(value) if isinstance(getattr(value, f.name), np.ndarray)
-        }
-
-    samples = replace(batch.samples, **arrays(batch.samples))  # type: ignore[arg-type]
-    return replace(batch, samples=samples, **arrays(batch))  # type: ignore[arg-type]
 
 
 class Runner(Protocol):

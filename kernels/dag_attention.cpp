@@ -21,7 +21,7 @@ constexpr float NEVER = -std::numeric_limits<float>::infinity();
 typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t IVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-struct Plan {  // mirrored by native.py
+struct Plan {  // mirrored by native_attention.py
     int32_t rows, pairs, segments, heads, kv_heads, dim, bf16;
     int64_t slots;           // of the cache: distance of two heads, in tokens
     const int32_t *row_slots;       // [rows]

@@ -16,8 +16,3 @@ class KVStore:
         shape = (layers, kv_heads, slots, head_dim)
         self.k = torch.empty(shape, dtype=torch.float32)
         self.v = torch.empty(shape, dtype=torch.float32)
-
-    @property
-    def bytes_per_slot(self) -> int:
-        layers, kv_heads, _, head_dim = self.k.shape
-        return 2 * layers * kv_heads * head_dim * self.k.element_size()

@@ -72,7 +72,8 @@ class NativeAttention:
         query_at = positions[torch.from_numpy(pair_rows).long()] - torch.from_numpy(batch.pair_deltas[:pairs]).long()
         key_cos, key_sin = self._rope.at(positions)
         query_cos, query_sin = self._rope.at(query_at)
-        lengths = np.add.reduceat(batch.extents[:, 1], batch.extent_indptr[:segments])
+        ends = np.concatenate([[0], np.cumsum(batch.extents[:, 1], dtype=np.int64)])  # padding counts in no segment
+        lengths = np.diff(ends[batch.extent_indptr[: segments + 1]])
         chunks = np.repeat(-(-lengths // self._chunk), np.diff(batch.row_indptr[: segments + 1]))
         begin = _indptr(chunks)
         needed = int(begin[-1]) * heads * (dim + 2)

@@ -61,6 +61,8 @@ class Call:
     visible: list[Member] = field(default_factory=list)
     needs: list[Span] = field(default_factory=list)  # acquired: non-empty exactly while running
     inputs_ready: bool = False  # all of `needs` but its own path is computed
+    mending: bool = False  # `needs` is one hole and what computing it reads; the call itself comes later
+    mends: int = 0
     sealed: bool = False  # tokens are final
     encoded: bool = False  # ... and all scheduled: usable by children in the same step
 
@@ -133,7 +135,6 @@ class Workflow:
 
     namespace: str
     id: str
-    serial: int
     budget: int  # tokens, 0 = none
     ttl: float  # seconds
     touched_at: float

@@ -39,8 +39,9 @@ class Engine:
 
     # ---- verbs
 
-    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float) -> bool:
-        return self.scheduler.open(namespace, workflow_id, budget, ttl, monotonic())
+    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float | None, default_ttl: float) -> bool:
+        """True if it was open already; then a budget or ttl that is given replaces the old one."""
+        return self.scheduler.open(namespace, workflow_id, budget, ttl, monotonic(), default_ttl=default_ttl)
 
     def check_open(self, namespace: str, workflow_id: str) -> None:
         """Raises RequestError if there is no such workflow."""

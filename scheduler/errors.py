@@ -1,7 +1,7 @@
 """What can go wrong with a request, as one exception type and one list of reasons.
 
 RequestError            expected: the request cannot be done; says why and what to change
-NeverFitsError (cache)  becomes a RequestError of a call
+NeverFitsError (cache)  becomes the failure of a call
 anything else           a defect of the server
 """
 

@@ -32,18 +32,13 @@ class Graph:
         self.unfinished = 0
         self._serial = 0
 
-    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float, now: float) -> tuple[Workflow, bool]:
-        """The workflow, and whether it was there before."""
-        existing = self.workflows.get((namespace, workflow_id))
-        if existing is not None:
-            existing.touched_at = now
-            if budget:
-                existing.budget = budget
-            return existing, True
-        self._serial += 1
-        workflow = Workflow(namespace, workflow_id, self._serial, budget, ttl, now)
-        self.workflows[workflow.key] = workflow
-        return workflow, False
+    def open(self, namespace: str, workflow_id: str, ttl: float, now: float) -> Workflow:
+        """The workflow, new or as it is."""
+        workflow = self.workflows.setdefault(
+            (namespace, workflow_id), Workflow(namespace, workflow_id, budget=0, ttl=ttl, touched_at=now)
+        )
+        workflow.touched_at = now
+        return workflow
 
     def workflow(self, namespace: str, workflow_id: str) -> Workflow:
         found = self.workflows.get((namespace, workflow_id))
@@ -154,6 +149,7 @@ class Graph:
     def _check(self, spec: CallSpec) -> None:
         limits, ids = self.limits, (spec.id,)
         decode = spec.decode
+        self._check_length(spec)
         tokens = (*spec.tokens, *(decode.forced if decode else ()))
         wrong = next((t for t in tokens if not 0 <= t < limits.vocab_size), None)
         if wrong is not None:
@@ -184,6 +180,9 @@ class Graph:
                 "max_tokens out",
                 ids,
             )
+
+    def _check_length(self, spec: CallSpec) -> None:
+        limits, decode, ids = self.limits, spec.decode, (spec.id,)
         wanted = 0 if decode is None else len(decode.trailer) + (len(decode.forced) or decode.max_tokens or 1)
         length = len(spec.tokens) + wanted
         if length > limits.max_model_len:

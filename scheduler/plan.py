@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
 
-from pavane.cache import Extent, Member, Node, Span, cut
+from pavane.cache import Extent, Node, Span, cut
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32, Samples
 from pavane.scheduler.calls import Call
+
+# What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
+MERGE_COST = 256
 
 
 @dataclass(slots=True)
@@ -43,14 +47,22 @@ class Sample:
 class Step:
     """What one step does, as it is being put together, and until it is committed."""
 
-    budget: int
+    budget: int  # rows that may still be added
+    pairs: int  # (row, segment) pairs that may still be added
     items: list[Item] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     busy: set[Call] = field(default_factory=set)  # have rows in this step
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
+    mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
+
+    def room(self, node: Node) -> int:
+        """Rows of `node`'s path that fit; at least one in an empty step."""
+        rows = min(self.budget, self.pairs // node.context.segments)
+        return max(rows, 0 if self.items else 1)
 
     def add(self, call: Call, node: Node, lo: int, hi: int) -> Item:
         self.budget -= hi - lo
+        self.pairs -= (hi - lo) * node.context.segments
         self.busy.add(call)
         last = self.items[-1] if self.items else None
         if last is not None and last.call is call and last.hi == lo and (last.tail is node or last.tail is node.parent):
@@ -108,32 +120,45 @@ def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
 
 
 def _segments(items: Sequence[Item], share: bool) -> list[_Segment]:
-    readers: dict[Span, int] = {}
-    if share:
-        for item in items:
-            for member in item.tail.context.members:
-                if member.delta:
-                    readers[member.span] = readers.get(member.span, 0) + 1
+    """What several calls read becomes a segment of its own if it is moved for one of them (which needs one anyway), or
+    if reading it once saves more than one more merge costs."""
+    paths = [_path(item.tail, 0) for item in items]
+    readers: Counter[Span] = Counter()
+    if share and len(items) > 1:
+        for item, path in zip(items, paths, strict=True):
+            readers.update({m.span for m in item.tail.context.members})
+            readers.update(Span(node, node.lo) for node in path if node.hi <= item.lo)
     shared: dict[Span, _Segment] = {}
     out: list[_Segment] = []
-    for item in items:
-        alone: dict[int, list[Member]] = {}
+    for item, path in zip(items, paths, strict=True):
+        alone: dict[int, list[Extent]] = {0: []}
         for member in item.tail.context.members:
-            if readers.get(member.span, 0) > 1:
-                segment = shared.get(member.span)
-                if segment is None:
-                    segment = shared[member.span] = _Segment(_extents(member.span), [])
-                segment.items.append((item, member.delta))
+            count = readers[member.span]
+            if count > 1 and (member.delta or _worth_a_merge(member.span.length, count)):
+                _read(shared, member.span, item, member.delta)
             else:
-                alone.setdefault(member.delta, []).append(member)
-        causal = [e for member in alone.pop(0, ()) for e in _extents(member.span)]
-        out.extend(
-            _Segment(_joined([e for m in alone[delta] for e in _extents(m.span)]), [(item, delta)])
-            for delta in sorted(alone)
-        )
-        causal += cut([e for node in _path(item.tail, 0) for e in node.slots()], item.hi)[0]
+                alone.setdefault(member.delta, []).extend(_extents(member.span))
+        causal = alone.pop(0)
+        for node in path:
+            span = Span(node, node.lo)
+            if readers[span] > 1 and _worth_a_merge(len(node), readers[span]):
+                _read(shared, span, item, 0)
+            else:
+                causal += cut(node.slots(), item.hi - node.lo)[0] if node.hi > item.hi else node.slots()
+        out.extend(_Segment(_joined(alone[delta]), [(item, delta)]) for delta in sorted(alone))
         out.append(_Segment(_joined(causal), [(item, 0)], own=item.rows))
     return [*shared.values(), *out]
+
+
+def _worth_a_merge(length: int, readers: int) -> bool:
+    return length * (readers - 1) >= MERGE_COST
+
+
+def _read(shared: dict[Span, _Segment], span: Span, item: Item, delta: int) -> None:
+    segment = shared.get(span)
+    if segment is None:
+        segment = shared[span] = _Segment(_extents(span), [])
+    segment.items.append((item, delta))
 
 
 def _path(tail: Node, lo: int) -> list[Node]:

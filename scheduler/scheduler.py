@@ -13,6 +13,7 @@ it ends or is preempted. Events collect until
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
@@ -40,6 +41,8 @@ from pavane.scheduler.spec import (
 )
 
 RUN = 32  # slots that a running decode takes at a time
+PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
+MENDS_PER_HOLE = 4  # how often a call may encode again, piece by piece, what eviction keeps taking
 TTL_CHECK_S = 1.0
 
 
@@ -80,9 +83,22 @@ class Scheduler:
 
     # ---- requests
 
-    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float, now: float) -> bool:
-        """True if the workflow was open already."""
-        return self.graph.open(namespace, workflow_id, budget, ttl, now)[1]
+    def open(
+        self,
+        namespace: str,
+        workflow_id: str,
+        budget: int,
+        ttl: float | None,
+        now: float,
+        *,
+        default_ttl: float = 3600.0,
+    ) -> bool:
+        """True if the workflow was open already; then a budget (not 0) or ttl that is given replaces the old one."""
+        existed = (namespace, workflow_id) in self.graph.workflows
+        workflow = self.graph.open(namespace, workflow_id, default_ttl, now)
+        workflow.budget = budget or workflow.budget
+        workflow.ttl = ttl if ttl is not None else workflow.ttl
+        return existed
 
     def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], now: float) -> list[str]:
         """All or nothing; RequestError says what is wrong. The same calls may be submitted again; returns the ids of
@@ -114,11 +130,12 @@ class Scheduler:
         workflow.touched_at = now
         calls = [self.graph.call(workflow, message_id) for message_id in dict.fromkeys(ids)]
         if descendants:
-            seen = set(calls)
-            for call in calls:
-                fresh = [child for child in call.children if child not in seen]
-                seen.update(fresh)
-                calls.extend(fresh)
+            below = set(ids)
+            for call in workflow.calls.values():  # parents come before their children
+                reads = {call.spec.copy_of, *(edge.id for edge in call.spec.parents)}
+                if call.id not in below and reads & below:
+                    below.add(call.id)
+                    calls.append(call)
         cancelled = [call for call in calls if not call.state.ended]
         failure = Failure(Reason.CANCELLED, "the call was cancelled")
         spare = set(cancelled)
@@ -169,7 +186,7 @@ class Scheduler:
         assert self._step is None, "the last step was not committed"
         self._expire(now)
         while True:
-            step = self._step = Step(self._token_budget)
+            step = self._step = Step(self._token_budget, PAIRS_PER_ROW * self._token_budget)
             order = sorted(self.running, key=lambda c: (not c.generated, self._policy.key(c)))
             moved = True
             while moved and step.budget > 0:
@@ -183,8 +200,10 @@ class Scheduler:
             if step.items:
                 return make_batch(step, bos=int(self.cache.bos_id is not None), share=self._share)
             self._step = None
-            if not step.finishing:
+            if not step.finishing and not step.mended:
                 return None
+            for call in step.mended:
+                self._park(call)
             for call in step.finishing:  # found complete: nothing had to be computed
                 self._finish(call, now)
 
@@ -195,6 +214,9 @@ class Scheduler:
         for sample, token, logprob in zip(step.samples, tokens, logprobs, strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, token, logprob, now)
+        for call in step.mended:
+            if call.state is State.RUNNING:
+                self._park(call)
         for call in step.finishing:
             if not call.state.ended:
                 self._finish(call, now)
@@ -236,7 +258,7 @@ class Scheduler:
                     if call not in step.busy:
                         self._park(call)
                     return True
-                count = min(step.budget, len(node) - node.filled)
+                count = min(step.room(node), len(node) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
                 item = self._encode(call, node, count, step)
@@ -248,6 +270,9 @@ class Scheduler:
                     decode = call.spec.decode
                     forced = decode.forced[index] if decode and decode.forced else NO_TOKEN
                     step.samples.append(Sample(call, item, node.hi - 1, index, forced))
+        if call.mending:
+            step.mended[call] = None
+            return call in step.busy
         if call.sealed and call.span.node.complete:
             call.encoded = True
             step.finishing.append(call)
@@ -317,7 +342,7 @@ class Scheduler:
         """Back to the queue without locks; what it has computed stays as cache until somebody needs the room."""
         self.cache.abandon(call.needs, call)
         call.needs = []
-        call.inputs_ready = False
+        call.inputs_ready = call.mending = False
         del self.running[call]
         self._enqueue(call)
 
@@ -357,8 +382,19 @@ class Scheduler:
         spare = 0
         if call.spec.decode is not None and not call.sealed and not own.complete:
             spare = min(RUN, call.max_tokens - call.generated)
-        if not self.cache.acquire(needs, call, spare=spare):
-            return False
+        try:
+            if not self.cache.acquire(needs, call, spare=spare):
+                return False
+        except NeverFitsError:
+            # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
+            holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
+            call.mends += 1
+            if not holes or call.mends > MENDS_PER_HOLE * len(needs):
+                raise
+            needs = self.cache.requirements(holes[:1])
+            if not self.cache.acquire(needs, call):
+                return False
+            call.mending = True
         call.needs = needs
         return True
 
@@ -440,7 +476,7 @@ class Scheduler:
         self.cache.truncate(call.span.node, call.content_begin + same)
         del call.logprobs[same:]
         call.tokens.extend(keep[same:])
-        call.logprobs.extend([0.0] * (len(keep) - same))
+        call.logprobs.extend([math.nan] * (len(keep) - same))  # nobody asked the model about these
         call.content_end = len(call.tokens)
         self.cache.append(call.span.node, keep[same:], call)
 

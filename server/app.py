@@ -124,16 +124,17 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         raise ConfigError(
             f"--max-model-len is {config.max_model_len}; the model was trained for {loaded.config.max_position}"
         )
-    max_model_len = config.max_model_len or loaded.config.max_position
     tokenizer = Tokenizer(loaded.tokenizer)
     chat = choose_chat_format(loaded.tokenizer, tokenizer, config.chat_format)
     bos_id = tokenizer.bos_id
     if bos_id is None and chat.begins_with_bos:
         bos_id = loaded.tokenizer.bos_id
+    # Offsets count from after BOS, which takes one of the positions that the model was trained for.
+    max_model_len = (config.max_model_len or loaded.config.max_position) - (bos_id is not None)
     vocab_size = loaded.config.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(f"the model has {vocab_size} embeddings for {tokenizer.vocab_size} tokens; convert it again")
-    runner = (make_runner or _make_runner)(loaded, config, max_model_len)
+    runner = (make_runner or _make_runner)(loaded, config, max_model_len + (bos_id is not None))
     cache = GraphCache(
         config.num_slots,
         bos_id=bos_id,

@@ -22,6 +22,7 @@ from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
 CLOSED_KEPT = 1024
+FEW = 8  # ids that are looked up one by one
 _cursor = attrgetter("cursor")
 
 
@@ -31,6 +32,8 @@ class _Delta:
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    first_token: int
+    first_char: int
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class _CallLog:
     held: str = ""  # text that may still become part of a stop string
     deltas: list[_Delta] = field(default_factory=list)
     ended: pb.Event | None = None
+    runs: int = 0  # Run streams that read it and did not ask to detach
+    own: bool = True  # some submission of it was not by such a Run
 
     def add(self, cursor: int, event: TokensAdded) -> None:
         text = self.held + self.text.push(event.tokens)
@@ -53,7 +58,9 @@ class _CallLog:
             hold = len(text) if matched else min(len(text), self.stops.held())
         cut = len(text) - hold
         self.held = text[cut:]
-        self.deltas.append(_Delta(cursor, text[:cut], event.tokens, event.logprobs))
+        last = self.deltas[-1] if self.deltas else _Delta(0, "", (), (), 0, 0)
+        first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)
+        self.deltas.append(_Delta(cursor, text[:cut], event.tokens, event.logprobs, first_token, first_char))
 
 
 class Journal:
@@ -115,9 +122,9 @@ class Journal:
     def read(self, after: int, ids: Collection[str] = (), *, deltas: bool = True) -> list[pb.Event]:
         """Everything after the cursor, of all calls or those named, in order."""
         events: list[pb.Event] = []
-        for message_id in ids or self._newer(after):
+        for message_id in ids if 0 < len(ids) <= FEW else self._newer(after):
             log = self._logs.get(message_id)
-            if log is None or log.latest <= after:
+            if log is None or log.latest <= after or (ids and message_id not in ids):
                 continue
             if log.ended is not None:
                 events.append(log.ended)
@@ -137,8 +144,28 @@ class Journal:
                 return
             yield message_id
 
-    def all_ended(self, ids: Iterable[str]) -> bool:
-        return all((log := self._logs.get(i)) is None or log.ended is not None for i in ids)
+    def ended(self, message_id: str) -> pb.Event | None:
+        log = self._logs.get(message_id)
+        return log.ended if log is not None else None
+
+    def attach(self, ids: Iterable[str], accepted: Collection[str]) -> None:
+        """A Run reads these calls; of those it has submitted itself it is the owner."""
+        for message_id in ids:
+            log = self._logs[message_id]
+            log.runs += 1
+            if message_id in accepted:
+                log.own = False
+
+    def detach(self, ids: Iterable[str]) -> list[str]:
+        """A Run has ended. Returns its calls that have not and that no other Run reads: they were submitted by Runs."""
+        orphans: list[str] = []
+        for message_id in ids:
+            log = self._logs.get(message_id)
+            if log is not None:
+                log.runs -= 1
+                if log.ended is None and not log.runs and not log.own:
+                    orphans.append(message_id)
+        return orphans
 
     async def changed(self) -> None:
         """Returns when something is recorded after the caller's last read."""
@@ -186,7 +213,8 @@ def _ended(event: Ended, cursor: int, tokenizer: Tokenizer) -> pb.Event:
 
 
 def _merged(message_id: str, deltas: Sequence[_Delta]) -> pb.Event:
-    delta = pb.Delta(text="".join(d.text for d in deltas))
+    first = deltas[0]
+    delta = pb.Delta(text="".join(d.text for d in deltas), first_token=first.first_token, first_char=first.first_char)
     for d in deltas:
         delta.tokens.extend(d.tokens)
         delta.logprobs.extend(d.logprobs)

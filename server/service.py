@@ -35,12 +35,12 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def OpenWorkflow(self, request: pb.OpenWorkflowRequest, context: Context) -> pb.OpenWorkflowResponse:
         key = _key(request.workflow_id, context)
-        ttl = self._default_ttl
+        ttl = None
         if request.HasField("ttl"):
             ttl = request.ttl.seconds + request.ttl.nanos / 1e9
             if ttl <= 0:
                 raise RequestError(Reason.INVALID_REQUEST, f"ttl is {ttl:g} s; make it longer than 0, or leave it out")
-        existed = self._engine.open(*key, request.budget_tokens, ttl)
+        existed = self._engine.open(*key, request.budget_tokens, ttl, self._default_ttl)
         return pb.OpenWorkflowResponse(existed=existed, cursor=self._journals.open(key).cursor)
 
     async def CloseWorkflow(self, request: pb.CloseWorkflowRequest, context: Context) -> pb.CloseWorkflowResponse:
@@ -51,7 +51,8 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         return pb.CloseWorkflowResponse(total=receipt_message(total))
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
-        return pb.SubmitResponse(cursor=await self._submit(_key(request.workflow_id, context), request))
+        cursor, _ = await self._submit(_key(request.workflow_id, context), request)
+        return pb.SubmitResponse(cursor=cursor)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         key = _key(request.workflow_id, context)
@@ -63,16 +64,18 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     async def Run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunResponse]:
         key = _key(request.submit.workflow_id, context)
         ids = frozenset(call.id for call in request.submit.calls)
-        cursor = await self._submit(key, request.submit)
-        journal = self._known(key, ids)
-        finished = False
+        cursor, accepted = await self._submit(key, request.submit)
+        journal = self._journal(key)
+        attached = [] if request.detach else [message_id for message_id in ids if journal.known(message_id)]
+        journal.attach(attached, accepted)
         try:
+            self._known(key, ids)
             async for events in _follow(journal, cursor, ids, deltas=True):
                 yield pb.RunResponse(events=events)
-            finished = True
         finally:
-            if not finished and not request.detach and not journal.closed:
-                self._engine.cancel(*key, [i for i in ids if not journal.all_ended([i])], False)
+            orphans = journal.detach(attached)
+            if orphans and not journal.closed:
+                self._engine.cancel(*key, orphans, False)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         key = _key(request.workflow_id, context)
@@ -91,6 +94,9 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             journal = self._journal(key)
             async for _ in _follow(journal, journal.cursor, frozenset([request.id]), deltas=False):
                 pass
+            ended = journal.ended(request.id)  # it may be released by now
+            if ended is not None:
+                return pb.GetMessageResponse(message=ended.done if ended.HasField("done") else ended.failed)
             outcome = self._engine.outcome(*key, request.id)
         return pb.GetMessageResponse(message=outcome_message(outcome, self._tokenizer))
 
@@ -106,8 +112,8 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             next_page_token=str(page[-1][0]) if len(found) > size else "",
         )
 
-    async def _submit(self, key: Key, request: pb.SubmitRequest) -> int:
-        """The cursor after which the events of these calls are."""
+    async def _submit(self, key: Key, request: pb.SubmitRequest) -> tuple[int, list[str]]:
+        """The cursor after which the events of these calls are, and the ids of those that are new."""
         if not request.calls:
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
         if request.ByteSize() > LONG_TEXT_BYTES:
@@ -125,7 +131,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             accepted = self._engine.submit(*key, specs)
         finally:  # what was refused, or was released before, has no events
             journal.withdraw(unknown.keys() - accepted)
-        return journal.before(spec.id for spec in specs)
+        return journal.before(spec.id for spec in specs), accepted
 
     def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
         return [self._converter.call(call) for call in request.calls]
@@ -160,8 +166,8 @@ class ModelService(rpc.ModelServiceServicer):
         return pb.TokenizeResponse(ids=ids)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        self._check_ids(request.ids)
-        return pb.DetokenizeResponse(text=self._tokenizer.decode(request.ids, special=True))
+        await asyncio.to_thread(self._check_ids, request.ids)
+        return pb.DetokenizeResponse(text=await asyncio.to_thread(self._tokenizer.decode, request.ids, special=True))
 
     def _check_ids(self, ids: Iterable[int]) -> None:
         size = self._tokenizer.vocab_size
@@ -171,11 +177,18 @@ class ModelService(rpc.ModelServiceServicer):
 
 
 async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: bool) -> AsyncIterator[list[pb.Event]]:
-    """Frames of events until the workflow is closed or, if some are named, all of `ids` have ended."""
+    """Frames of events until the workflow is closed or, if some are named, all of `ids` have ended.
+
+    A cursor beyond the newest is one of an earlier workflow with this id: it means the beginning.
+    """
+    if after > journal.cursor:
+        after = 0
+    waiting = {message_id for message_id in ids if journal.ended(message_id) is None}
     while True:
         events = journal.read(after, ids, deltas=deltas)
         after = journal.cursor
-        done = journal.closed or (ids and journal.all_ended(ids))
+        waiting.difference_update(event.id for event in events if event.WhichOneof("event") in ("done", "failed"))
+        done = journal.closed or (ids and not waiting)
         for frame in _frames(events):
             yield frame
         if done:

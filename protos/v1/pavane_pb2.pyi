@@ -564,7 +564,7 @@ class WatchResponse(google.protobuf.message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Event]:
-        """at most one frame per step and workflow"""
+        """at most one frame per step and workflow, unless it grows large"""
 
     def __init__(
         self,
@@ -657,7 +657,14 @@ class Delta(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: builtins.int
+    FIRST_CHAR_FIELD_NUMBER: builtins.int
     text: builtins.str
+    first_token: builtins.int
+    """How many tokens and code points of this message's generated text come before: after a resumption a reader may be
+    sent what it has already, merged with what is new.
+    """
+    first_char: builtins.int
     @property
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
@@ -668,8 +675,15 @@ class Delta(google.protobuf.message.Message):
         text: builtins.str = ...,
         tokens: collections.abc.Iterable[builtins.int] | None = ...,
         logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        first_token: builtins.int | None = ...,
+        first_char: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["logprobs", b"logprobs", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_first_char", b"_first_char", "_first_token", b"_first_token", "first_char", b"first_char", "first_token", b"first_token"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_first_char", b"_first_char", "_first_token", b"_first_token", "first_char", b"first_char", "first_token", b"first_token", "logprobs", b"logprobs", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_first_char", b"_first_char"]) -> typing.Literal["first_char"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_first_token", b"_first_token"]) -> typing.Literal["first_token"] | None: ...
 
 global___Delta = Delta
 
@@ -732,7 +746,7 @@ class Message(google.protobuf.message.Message):
 
     @property
     def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
-        """of the sampled or forced tokens, if asked for"""
+        """of the sampled or forced tokens, if asked for; NaN of those a stop string left of others"""
 
     @property
     def receipt(self) -> global___Receipt: ...

@@ -87,6 +87,21 @@ async def test_a_lost_watch_is_taken_up_at_its_cursor(wire: Wire) -> None:
     assert all(told.deltas == [] for told in replay.calls.values())
 
 
+async def test_a_lost_run_leaves_what_others_submitted_or_read(wire: Wire) -> None:
+    """A Run that is sent again after a lost connection is not cut short by the end of the first one."""
+    calls = decode("shared", max_tokens=40), prefill("q", "Hello.")
+    first, second = wire.run(*calls), wire.run(*calls)
+    await read(first, until=lambda story: bool(story["shared"].deltas) if "shared" in story.calls else False)
+    await read(second, until=lambda story: "shared" in story.calls)
+    first.cancel()
+    await wire.submit(decode("theirs", max_tokens=40))
+    reader = wire.run(decode("theirs", max_tokens=40))
+    await read(reader, until=lambda story: "theirs" in story.calls)
+    reader.cancel()
+    story = await wire.ended("shared", "theirs")
+    assert [story[id].message.state for id in ("shared", "theirs")] == [pb.STATE_DONE] * 2
+
+
 async def test_a_lost_run_cancels_what_it_submitted(wire: Wire) -> None:
     await wire.submit(decode("other", max_tokens=12))
     stream = wire.run(decode("long", max_tokens=2000), decode("after", ["long"]))

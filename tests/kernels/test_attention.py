@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.padding import padded
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels import reference
 from pavane.kernels.attention import TorchAttention
-from pavane.kernels.batch import NO_TOKEN, Batch, Samples, padded
+from pavane.kernels.batch import NO_TOKEN, Batch, Samples
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable
 from pavane.models.llama import LlamaModel

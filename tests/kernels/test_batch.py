@@ -4,8 +4,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from support.padding import padded
 
-from pavane.kernels.batch import NO_TOKEN, Batch, Samples, padded
+from pavane.kernels.batch import NO_TOKEN, Batch, Samples
 
 
 def ints(*values: int) -> np.ndarray:

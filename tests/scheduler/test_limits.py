@@ -103,7 +103,7 @@ def test_what_can_never_fit_fails_at_once_or_when_it_is_known() -> None:
     assert h.outcome("fits").state is State.DONE
 
 
-def test_what_can_never_be_encoded_again_fails_and_the_others_go_on() -> None:
+def test_holes_that_do_not_fit_at_once_are_mended_one_after_the_other() -> None:
     h = harness(50)
     h.submit(prefill("a", text(1, 24)))
     h.submit(prefill("b", text(2, 10), ParentSpec("a", offset=3)))
@@ -111,6 +111,20 @@ def test_what_can_never_be_encoded_again_fails_and_the_others_go_on() -> None:
     h.run()
     h.cache.evict(50)
     h.submit(decode("d", [3], ParentSpec("c", offset=7), max_tokens=15), prefill("after", text(4, 30)))
+    h.run()
+    assert h.outcome("d").state is State.DONE
+    assert h.outcome("d").receipt.reencoded == 24 + 10 + 10
+    assert h.outcome("after").state is State.DONE
+
+
+def test_what_can_never_be_encoded_again_fails_and_the_others_go_on() -> None:
+    h = harness(50)
+    for i in "12":  # each fits by itself, but not with what the other one saw
+        h.submit(prefill(f"a{i}", text(int(i), 38)))
+        h.submit(prefill(f"b{i}", text(3 + int(i), 8), ParentSpec(f"a{i}", offset=3)))
+        h.run()
+    h.cache.evict(50)
+    h.submit(decode("d", [3], "b1", "b2", max_tokens=5), prefill("after", text(6, 30)))
     h.run()
     failure = h.outcome("d").failure
     assert failure is not None
