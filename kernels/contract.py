@@ -17,5 +17,6 @@ class AttentionBackend(Protocol[P]):
     def plan(self, batch: Batch) -> P: ...
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: P) -> torch.Tensor:
-        """Stores K and V of the step's rows, then attends; see TorchAttention.attend for the shapes."""
+        """Stores K and V of the step's rows, then attends; see TorchAttention.attend for the shapes.
+        The result is float32 or has the dtype of q."""
         ...

@@ -20,7 +20,7 @@ class Limits:
     vocab_size: int
     max_unfinished: int = 16_384  # calls accepted and not ended, over all workflows
     max_messages: int = 100_000  # ids of one workflow
-    max_parents: int = 1024
+    max_parents: int = 512
 
 
 class Graph:

