@@ -145,10 +145,10 @@ CASES: list[Case] = [
     ),
     (
         "too many parents",
-        submit(decode("x", [f"p{i}" for i in range(1025)])),
+        submit(decode("x", [f"p{i}" for i in range(513)])),
         INVALID,
         "TOO_LARGE",
-        ("1025 parents", "limit is 1024"),
+        ("513 parents", "limit is 512"),
     ),
     (
         "graph too large",
