@@ -522,3 +522,14 @@ def test_states_are_told_in_order() -> None:
         "d": ["blocked", "queued", "running", "done"],
         "z": ["done"],
     }
+
+
+def test_cancel_reaches_descendants_through_calls_that_have_ended() -> None:
+    h = harness()
+    h.submit(prefill("root", A), prefill("mid", A, "root"))
+    h.run()
+    h.submit(decode("leaf", [3], "mid", max_tokens=50), prefill("copy", [], copy_of="leaf"), prefill("other", A))
+    h.step()
+    assert set(h.scheduler.cancel("", "w", ["root"], True, h.now)) == {"leaf", "copy"}
+    h.run()
+    assert h.outcome("other").state is State.DONE

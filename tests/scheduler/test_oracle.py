@@ -1,15 +1,16 @@
 """Random message graphs through scheduler, cache and torch backend, against the float64 oracle."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.graphs import graphs
-from support.harness import BACKENDS, Harness, tiny_runner
+from support.harness import BACKENDS, Harness, decode, prefill, tiny_runner
 from support.oracle import GraphOracle
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.models.reference import ReferenceModel
-from pavane.scheduler.spec import CallSpec, State
+from pavane.scheduler.spec import CallSpec, ParentSpec, State
 
 torch.set_num_threads(1)
 CONFIG = tiny_config()
@@ -75,3 +76,22 @@ def check(harness: Harness, calls: list[CallSpec], bos: int | None) -> None:
             assert receipt.generated == len(call.decode.forced)
             assert receipt.trailer == 2
         assert min(receipt.in_place, receipt.repositioned, receipt.encoded, receipt.reencoded) >= 0
+
+
+@pytest.mark.parametrize("bos", [None, 0])
+def test_placements_at_both_ends_of_the_positions(bos: int | None) -> None:
+    """What stands before its parents is read far behind: the farthest rotations that can be asked for."""
+    far = CONFIG.max_position - 20
+    calls = [
+        prefill("p", [5, 6]),
+        prefill("m", [7, 8, 9], ParentSpec("p", offset=far), start=0),
+        prefill("n", [10, 11], ParentSpec("m", offset=far + 4), start=0),
+        decode("d", [3], ParentSpec("n", offset=far), ParentSpec("m", offset=0), forced=(4, 5, 6), logprobs=True),
+        decode("e", [3], ParentSpec("n", offset=far), start=0, forced=(4, 5, 6), logprobs=True),
+    ]
+    for backend in BACKENDS:
+        harness = Harness(tiny_runner(CONFIG, WEIGHTS, 400, backend=backend), 400, bos_id=bos)
+        harness.submit(*calls)
+        harness.run()
+        assert {harness.outcome(call.id).state for call in calls} == {State.DONE}
+        check(harness, calls, bos)
