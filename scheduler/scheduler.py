@@ -13,16 +13,17 @@ it ends or is preempted. Events collect until
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from pavane.cache import GraphCache, NeverFitsError, Node, Span
 from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
 from pavane.scheduler.calls import Call, Workflow
+from pavane.scheduler.content import append, cut_content, seal
+from pavane.scheduler.encode import RUN, encode, grow
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.graph import Graph, Limits
-from pavane.scheduler.plan import Item, Sample, Step, make_batch
+from pavane.scheduler.plan import Sample, Step, make_batch
 from pavane.scheduler.policy import FirstComeFirstServed, Policy
 from pavane.scheduler.resolve import inputs, resolve
 from pavane.scheduler.spec import (
@@ -40,7 +41,6 @@ from pavane.scheduler.spec import (
     TokensAdded,
 )
 
-RUN = 32  # slots that a running decode takes at a time
 PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
 MENDS_PER_HOLE = 4  # how often a call may encode again, piece by piece, what eviction keeps taking
 TTL_CHECK_S = 1.0
@@ -261,7 +261,7 @@ class Scheduler:
                 count = min(step.room(node), len(node) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
-                item = self._encode(call, node, count, step)
+                item = encode(self.cache, call, node, count, step)
                 if node.filled < len(node):
                     return True
                 call.inputs_ready = node is call.span.node
@@ -280,45 +280,12 @@ class Scheduler:
             return True
         return call in step.busy
 
-    def _encode(self, call: Call, node: Node, count: int, step: Step) -> Item:
-        assert call.span is not None
-        lo = node.lo + node.filled
-        first = self.cache.fill(node, count)
-        item = step.add(call, node, lo, lo + count)
-        decode = call.spec.decode
-        if node.context is call.span.node.context and node.lo >= call.span.lo:
-            begin = lo - call.span.lo
-            header = max(0, min(begin + count, call.own_visible) - max(begin + count - first, 0))
-            call.fresh += min(header, first)
-            call.reencoded += count - first
-            if decode is not None and decode.one_pass and decode.logprobs:
-                self._score(call, item, begin, count, step)
-        elif node.context.signature is not None:  # BOS is never counted
-            use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
-            if use is not None:
-                use.fresh += first
-                call.reencoded += count - first
-            else:
-                call.reencoded += count
-        call.workflow.spent += first
-        return item
-
-    def _score(self, call: Call, item: Item, begin: int, count: int, step: Step) -> None:
-        """Log-probabilities of tokens that are forced in one pass: each under the row before it."""
-        decode, span = call.spec.decode, call.span
-        assert decode is not None
-        assert span is not None
-        for at in range(max(begin, call.content_begin - 1), min(begin + count, call.content_end - 1)):
-            index = at + 1 - call.content_begin
-            step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
-
     def _make_room(self, call: Call, node: Node, step: Step) -> bool:
         """Slots for the tokens of a running decode, at the expense of later calls if need be."""
         assert call.span is not None
         if node is not call.span.node or call.spec.decode is None:
             return True
-        left = 0 if call.sealed else call.max_tokens - call.generated
-        if self.cache.grow(node, len(node)) if left <= 0 else self._grow_run(node, left):
+        if grow(self.cache, call, node):
             return True
         while True:
             others = [c for c in self.running if c is not call and c not in step.busy and not c.encoded]
@@ -331,12 +298,6 @@ class Scheduler:
             victim.preemptions += 1
             if self.cache.grow(node, len(node)):
                 return True
-
-    def _grow_run(self, node: Node, left: int) -> bool:
-        have = sum(extent.length for extent in node.extents or ())
-        if have >= len(node):
-            return True
-        return self.cache.grow(node, len(node) + min(RUN, left)) or self.cache.grow(node, len(node))
 
     def _park(self, call: Call) -> None:
         """Back to the queue without locks; what it has computed stays as cache until somebody needs the room."""
@@ -451,47 +412,18 @@ class Scheduler:
         if not decode.forced and token in decode.stop_ids:
             self._seal(call, Finish.STOP, now)
             return
-        assert call.span is not None
-        call.generated += 1
-        call.tokens.append(token)
-        call.content_end += 1
-        call.logprobs.append(logprob)
-        self.cache.append(call.span.node, [token], call)
+        append(self.cache, call, token, logprob)
         self._publish(call, TokensAdded(call.id, (token,), (logprob,) if decode.logprobs else ()))
         keep = call.matcher.push(token) if call.matcher is not None else None
         if keep is not None:
-            self._cut(call, keep)
+            cut_content(self.cache, call, keep)
             self._seal(call, Finish.STOP, now)
         elif call.generated == call.max_tokens:
             self._seal(call, Finish.FORCED if decode.forced else Finish.LENGTH, now)
 
-    def _cut(self, call: Call, keep: tuple[int, ...]) -> None:
-        """Replaces the content by `keep`. What of it is encoded already stays as far as the tokens are the same."""
-        assert call.span is not None
-        content = call.tokens[call.content_begin :].tolist()
-        same = next(
-            (i for i, (a, b) in enumerate(zip(content, keep, strict=False)) if a != b), min(len(content), len(keep))
-        )
-        del call.tokens[call.content_begin + same :]
-        self.cache.truncate(call.span.node, call.content_begin + same)
-        del call.logprobs[same:]
-        call.tokens.extend(keep[same:])
-        call.logprobs.extend([math.nan] * (len(keep) - same))  # nobody asked the model about these
-        call.content_end = len(call.tokens)
-        self.cache.append(call.span.node, keep[same:], call)
-
     def _seal(self, call: Call, finish: Finish, now: float) -> None:
-        decode, span = call.spec.decode, call.span
-        assert decode is not None
-        assert span is not None
-        call.finish = finish
-        call.tokens.extend(decode.trailer)
-        call.trailer = len(decode.trailer)
-        if decode.trailer:
-            self.cache.append(span.node, decode.trailer, call)
-        call.sealed = True
-        self.cache.trim(span.node)
-        call.span = self.cache.seal(span, call.needs)
+        seal(self.cache, call, finish)
+        assert call.span is not None
         if call.span.node.complete:
             call.encoded = True
             self._resolve_children(call, now)

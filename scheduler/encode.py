@@ -1,0 +1,53 @@
+"""What a call adds to a step: rows, slots to grow into, and what its receipt says of them."""
+
+from __future__ import annotations
+
+from pavane.cache import GraphCache, Node
+from pavane.scheduler.calls import Call
+from pavane.scheduler.plan import Item, Sample, Step
+
+RUN = 32  # slots that a running decode takes at a time
+
+
+def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) -> Item:
+    """Puts the next `count` tokens of `node` into the step, and on the call's receipt."""
+    assert call.span is not None
+    lo = node.lo + node.filled
+    first = cache.fill(node, count)
+    item = step.add(call, node, lo, lo + count)
+    decode = call.spec.decode
+    if node.context is call.span.node.context and node.lo >= call.span.lo:
+        begin = lo - call.span.lo
+        header = max(0, min(begin + count, call.own_visible) - max(begin + count - first, 0))
+        call.fresh += min(header, first)
+        call.reencoded += count - first
+        if decode is not None and decode.one_pass and decode.logprobs:
+            _score(call, item, begin, count, step)
+    elif node.context.signature is not None:  # BOS is never counted
+        use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
+        if use is not None:
+            use.fresh += first
+            call.reencoded += count - first
+        else:
+            call.reencoded += count
+    call.workflow.spent += first
+    return item
+
+
+def _score(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
+    """Log-probabilities of tokens that are forced in one pass: each under the row before it."""
+    decode, span = call.spec.decode, call.span
+    assert decode is not None
+    assert span is not None
+    for at in range(max(begin, call.content_begin - 1), min(begin + count, call.content_end - 1)):
+        index = at + 1 - call.content_begin
+        step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
+
+
+def grow(cache: GraphCache, call: Call, node: Node) -> bool:
+    """Slots for all tokens of a decode's tail, and a run to grow into while it lasts; False if there is no room."""
+    have = sum(extent.length for extent in node.extents or ())
+    left = 0 if call.sealed else call.max_tokens - call.generated
+    if have >= len(node):
+        return True
+    return cache.grow(node, len(node) + min(RUN, left)) or cache.grow(node, len(node))
