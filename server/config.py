@@ -61,7 +61,7 @@ class ServerConfig:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{_option(name)} is {value}; use {low:g} to {high:g}")
+                raise ConfigError(f"{_option(name)} is {value}; use {low:.12g} to {high:.12g}")
         for item in fields(self):
             choices = item.metadata["choices"]
             if choices and getattr(self, item.name) not in choices:
