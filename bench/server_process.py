@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,8 +25,16 @@ class ServerFailed(Exception):  # noqa: N818
 class ServerProcess:
     """`async with ServerProcess(arguments) as target`: a server on a free port of this machine."""
 
-    def __init__(self, command: Sequence[str], *, start_s: float = START_S, stop_s: float = STOP_S) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        start_s: float = START_S,
+        stop_s: float = STOP_S,
+    ) -> None:
         self._command = tuple(command)
+        self._env = {**os.environ, **(env or {})}
         self._start_s = start_s
         self._stop_s = stop_s
         self._log: deque[str] = deque(maxlen=TAIL)
@@ -33,10 +42,10 @@ class ServerProcess:
         self.target = ""
 
     @classmethod
-    def serve(cls, *arguments: str) -> Self:
+    def serve(cls, *arguments: str, env: Mapping[str, str] | None = None) -> Self:
         """`pavane serve` on free ports, with more arguments."""
         command = [sys.executable, "-m", "pavane.cli.main", "serve", "--port", "0", "--metrics-port", "0", *arguments]
-        return cls(command)
+        return cls(command, env=env)
 
     async def __aenter__(self) -> Self:
         # A session of its own: Ctrl-C in the terminal is for the parent, which then stops the child in order.
@@ -46,6 +55,7 @@ class ServerProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            env=self._env,
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -65,6 +75,11 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The last lines that it wrote, before it was ready or after."""
+        return tuple(self._log)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,11 +1,19 @@
 """Benchmarks: figures with the command that makes them.
 
-  pavane bench debate --agents 4 --rounds 2 --tokens 96   reuse against a prefix cache, on the same engine
+  pavane bench all                                        all of the first group, and one table
+  pavane bench decode                                     tokens a second of 1, 4, 8 streams; transformers, llama.cpp
+  pavane bench prefill                                    time to first token of long prompts; the same two
+  pavane bench sharing                                    what it costs that parents are shared and moved
+  pavane bench debate --peer llama.cpp                    reuse against a prefix cache, here and in llama.cpp
+  pavane bench chat                                       a cold chat with reuse and without
   pavane bench overhead                                   what is not the forward pass, 8 streams
+
   pavane bench stream                                     tokens delivered, against a bare gRPC server
   pavane bench memory                                     resident size, at start and after 1,000 calls
 
-Each starts the servers it needs on free ports and stops them. Ratios within one run are what to look at.
+Each starts the servers it needs on free ports and stops them. Ratios within one run are what to look at. A bar that is
+missed is printed as such and is no failure. The peers come with pip install 'pavane[server,cli,bench]'; --peer none
+measures without them.
 """
 
 from __future__ import annotations
@@ -13,17 +21,32 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-NAMES = ("debate", "overhead", "stream", "memory")
+from pavane.bench import runner
+from pavane.bench.peers.peer import PACKAGES
+
+ALL = "all"
+ALONE = ("stream", "memory")  # they start servers of their own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="bench", required=True, metavar="NAME")
-    for name in NAMES:
+    everything = commands.add_parser(ALL, help=f"{', '.join(runner.COMPARED)}, and one table")
+    runner.add_arguments(everything, tuple(PACKAGES))
+    subs = [everything]
+    for name in runner.COMPARED:
+        bench = runner.bench(name)
+        sub = commands.add_parser(name, help=bench.purpose, description=bench.purpose)
+        bench.add_arguments(sub)
+        runner.add_arguments(sub, bench.peers)
+        subs.append(sub)
+    for name in ALONE:
         module = import_module(f"pavane.bench.{name}")
         sub = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(sub)
+        subs.append(sub)
+    for sub in subs:
         sub.add_argument("--json", metavar="PATH", help="write the result as JSON; - for stdout")
         sub.add_argument(
             "--serve", nargs="*", default=[], metavar="FLAG", help="flags for the server, after all others"
@@ -31,4 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return int(import_module(f"pavane.bench.{args.bench}").run(args))
+    if args.bench in ALONE:
+        return int(import_module(f"pavane.bench.{args.bench}").run(args))
+    if args.bench == ALL:
+        return runner.run(runner.COMPARED, args, tuple(PACKAGES))
+    return runner.run([args.bench], args, runner.bench(args.bench).peers)

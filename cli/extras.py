@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+_EXTRAS = {
+    "rich": "pavane[cli]",
+    "yaml": "pavane[cli]",
+    "transformers": "pavane[server,cli,bench]",
+    "xllamacpp": "pavane[server,cli,bench]",
+}
+
 
 class UsageError(Exception):
     """Something to put right on the command line or in a file; the text says what."""
@@ -12,5 +19,5 @@ def missing_package(error: ModuleNotFoundError) -> str:
     if error.name is None or error.name.startswith("pavane"):
         raise error
     package = error.name.partition(".")[0]
-    extra = "pavane[cli]" if package in ("rich", "yaml") else "pavane[server,cli]"
+    extra = _EXTRAS.get(package, "pavane[server,cli]")
     return f"this needs the package {package!r}: pip install '{extra}'"

@@ -5,7 +5,13 @@ from pavane.cli.extras import missing_package
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"), [("rich.console", "pavane[cli]"), ("yaml", "pavane[cli]"), ("uvloop", "pavane[server,cli]")]
+    ("module", "extra"),
+    [
+        ("rich.console", "pavane[cli]"),
+        ("yaml", "pavane[cli]"),
+        ("uvloop", "pavane[server,cli]"),
+        ("xllamacpp", "pavane[server,cli,bench]"),
+    ],
 )
 def test_a_missing_package_is_named_with_what_installs_it(module: str, extra: str) -> None:
     text = missing_package(ModuleNotFoundError(name=module))

@@ -1,0 +1,69 @@
+"""A small HTTP client for the peers' servers: JSON in, JSON or server-sent events out, one thread per request."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+TIMEOUT_S = 600.0
+THREADS = 64  # asyncio's own pool is smaller than the streams of a benchmark
+
+
+class PeerFailed(Exception):  # noqa: N818
+    """A peer refused a request; the text has its answer."""
+
+
+class Http:
+    """Requests to one server of this machine."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer's JSON. Raises PeerFailed."""
+        return await self._run(lambda: self._one(path, body))
+
+    async def events(self, path: str, body: dict[str, Any]) -> list[tuple[float, Any]]:
+        """The answer's events, each with the clock (time.perf_counter) when it came. Raises PeerFailed."""
+        return await self._run(lambda: [(time.perf_counter(), event) for event in self._events(path, body)])
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _one(self, path: str, body: dict[str, Any]) -> Any:
+        connection, answer = self._ask(path, body)
+        try:
+            return json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def _events(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
+        connection, answer = self._ask(path, body)
+        try:
+            for line in answer:
+                if line.startswith(b"data: ") and line[6:].strip() != b"[DONE]":
+                    yield json.loads(line[6:])
+        finally:
+            connection.close()
+
+    def _ask(self, path: str, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection(self._target, timeout=TIMEOUT_S)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise PeerFailed(f"{path} at {self._target}: {answer.status} {answer.read()[:500]!r}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection, answer

@@ -1,0 +1,61 @@
+"""transformers as a peer: its weights, and that its prefix cache changes nothing but time."""
+
+import pytest
+import torch
+from support.tiny import tiny_config, tiny_weights
+
+from pavane.bench.peers.hf_server import Generator
+from pavane.bench.peers.hf_weights import llama_of
+from pavane.models.loader import LoadedModel
+from pavane.models.reference import ReferenceModel
+
+SHARED = [5, 9, 2, 33, 17, 8]
+
+
+def loaded(tied):
+    config = tiny_config(tie_word_embeddings=tied)
+    return LoadedModel(config, tiny_weights(config), tokenizer=None, name="tiny")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return llama_of(loaded(tied=True))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_are_the_same(tied):
+    source = loaded(tied)
+    ids = [3, 1, 4, 1, 5, 9, 2, 6]
+    with torch.inference_mode():
+        theirs = llama_of(source)(torch.tensor([ids])).logits[0].double()
+        ours = ReferenceModel(source.config, source.weights).encode(ids, 0).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=0)
+
+
+def generate(generator, prompts, *, fresh):
+    return generator(prompts, tokens=6, temperature=0.0, seed=0, fresh=fresh)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 6])
+def test_a_cached_prefix_changes_no_token(model, kept):
+    warm, cold = Generator(model), Generator(model)
+    generate(warm, [SHARED, SHARED], fresh=True)
+    new = [[*SHARED[:kept], 40 + i, 50, 60, 70 + i] for i in range(2)]
+    cropped = warm._shared(torch.tensor(new))
+    assert (cropped.get_seq_length() if cropped else 0) == kept
+    found = generate(warm, new, fresh=False)
+    assert found["tokens"] == generate(cold, new, fresh=True)["tokens"]
+    assert len(found["times"]) == 6
+    assert found["times"] == sorted(found["times"])
+
+
+def test_an_equal_prompt_leaves_one_token_to_compute(model):
+    generator = Generator(model)
+    first = generate(generator, [SHARED], fresh=True)
+    assert generate(generator, [SHARED], fresh=False)["tokens"] == first["tokens"]
+
+
+def test_a_batch_of_another_size_shares_nothing(model):
+    generator = Generator(model)
+    generate(generator, [SHARED], fresh=True)
+    assert generator._shared(torch.tensor([SHARED, SHARED])) is None
