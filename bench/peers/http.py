@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ class Http:
 
     async def events(self, path: str, body: dict[str, Any]) -> list[tuple[float, Any]]:
         """The answer's events, each with the clock (time.perf_counter) when it came. Raises PeerFailed."""
-        return await self._run(lambda: [(time.perf_counter(), event) for event in self._events(path, body)])
+        return await self._run(lambda: self._events(path, body))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -47,14 +47,14 @@ class Http:
         finally:
             connection.close()
 
-    def _events(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
+    def _events(self, path: str, body: dict[str, Any]) -> list[tuple[float, Any]]:
         connection, answer = self._ask(path, body)
         try:
-            for line in answer:
-                if line.startswith(b"data: ") and line[6:].strip() != b"[DONE]":
-                    yield json.loads(line[6:])
+            lines = [(time.perf_counter(), line) for line in answer]
         finally:
             connection.close()
+        # Parsed only now: until the last token the cores belong to the server.
+        return [(at, json.loads(line[6:])) for at, line in lines if line.startswith(b"data: ")]
 
     def _ask(self, path: str, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._target, timeout=TIMEOUT_S)
