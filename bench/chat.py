@@ -7,12 +7,13 @@ import random
 import time
 from statistics import median
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, interleaved
 from pavane.bench.report import Figure, Report, at_most, say
 from pavane.bench.stats import ratio
 from pavane.clients import Fidelity
 
-PEERS: tuple[str, ...] = ()
+PEERS = None
 BAR = at_most(1.05)
 QUICK = {"repeat": 2}
 ARMS: tuple[Fidelity, ...] = ("reuse", "exact")
@@ -20,9 +21,9 @@ WORDS = ("river", "stone", "winter", "letter", "garden", "music", "window", "cop
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--system", type=int, default=60, help="words of the system turn")
-    parser.add_argument("--user", type=int, default=40, help="words of the user's turn")
-    parser.add_argument("--repeat", type=int, default=21)
+    parser.add_argument("--system", type=positive, default=60, help="words of the system turn")
+    parser.add_argument("--user", type=positive, default=40, help="words of the user's turn")
+    parser.add_argument("--repeat", type=positive, default=21)
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, interleaved
 from pavane.bench.peers.debate import Turns, debate_on
 from pavane.bench.peers.peer import Peer
@@ -27,10 +28,10 @@ QUICK = {"agents": 2, "rounds": 2, "tokens": 4, "repeat": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--agents", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2, help="after the first one")
-    parser.add_argument("--tokens", type=int, default=96, help="of each answer, exactly")
-    parser.add_argument("--repeat", type=int, default=3, help="of all arms, interleaved")
+    parser.add_argument("--agents", type=positive, default=4)
+    parser.add_argument("--rounds", type=positive, default=2, help="after the first one")
+    parser.add_argument("--tokens", type=positive, default=96, help="of each answer, exactly")
+    parser.add_argument("--repeat", type=positive, default=3, help="of all arms, interleaved")
     parser.add_argument("--problem", default=PROBLEM)
 
 

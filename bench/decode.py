@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from statistics import median
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, interleaved, random_tokens
 from pavane.bench.report import Bar, Figure, Report, at_least, say
 from pavane.bench.stats import decode_rate, ratio
@@ -21,10 +22,10 @@ QUICK = {"streams": [1, 2], "prompt": 16, "tokens": 8, "repeat": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--prompt", type=int, default=96, help="tokens of each prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer, exactly")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--streams", type=positive, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--prompt", type=positive, default=96, help="tokens of each prompt")
+    parser.add_argument("--tokens", type=positive, default=64, help="of each answer, exactly")
+    parser.add_argument("--repeat", type=positive, default=5)
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:

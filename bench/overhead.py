@@ -9,19 +9,20 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab
 from pavane.bench.report import Figure, Report, at_most, say
 from pavane.clients import Message
 
-PEERS: tuple[str, ...] = ()
+PEERS = None
 BAR = at_most(0.10)
 QUICK = {"streams": 2, "steps": 20}
 MARGIN = 20  # steps before and after, when streams come and go
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=250, help="steady steps to measure, at least 200")
+    parser.add_argument("--streams", type=positive, default=8)
+    parser.add_argument("--steps", type=positive, default=250, help="steady steps to measure, at least 200")
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from statistics import median
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, interleaved, random_tokens
 from pavane.bench.report import Figure, Report, at_least, say
 from pavane.bench.stats import ratio
@@ -15,8 +16,8 @@ QUICK = {"prompts": [32], "repeat": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompts", type=int, nargs="+", default=[512, 1024], help="lengths in tokens")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--prompts", type=positive, nargs="+", default=[512, 1024], help="lengths in tokens")
+    parser.add_argument("--repeat", type=positive, default=5)
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:

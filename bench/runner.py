@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, open_lab
 from pavane.bench.peers.peer import PACKAGES
-from pavane.bench.report import Report, cores, cpu, emit, say, table
+from pavane.bench.report import Figure, Report, cores, cpu, emit, say, table
 from pavane.models.default import default_model_path
 
 COMPARED = ("decode", "prefill", "sharing", "debate", "chat", "overhead")
@@ -22,13 +24,13 @@ PEER_SLOTS = 8  # at least
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark's module, as far as it is needed here."""
+    """A benchmark's module, as far as it is needed here. `peers`: those it compares with if none is named, or never."""
 
     name: str
     purpose: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     measure: Callable[[Lab, argparse.Namespace], Coroutine[Any, Any, Report]]
-    peers: Sequence[str]
+    peers: Sequence[str] | None
     quick: Mapping[str, object]
 
 
@@ -37,11 +39,13 @@ def bench(name: str) -> Bench:
     return Bench(name, cast(str, module.__doc__), module.add_arguments, module.measure, module.PEERS, module.QUICK)
 
 
-def add_arguments(parser: argparse.ArgumentParser, default_peers: Sequence[str]) -> None:
+def add_arguments(parser: argparse.ArgumentParser, default_peers: Sequence[str] | None) -> None:
     """What all of them have in common."""
     parser.add_argument("--quick", action="store_true", help="small sizes that show that it works; no figures to quote")
-    parser.add_argument("--threads", type=int, default=cores(), help="of every system; default: one per core")
+    parser.add_argument("--threads", type=positive, default=cores(), help="of every system; default: one per core")
     parser.add_argument("--model", type=Path, help="GGUF file for all systems; default: as pavane serve")
+    if default_peers is None:
+        return
     parser.add_argument(
         "--peer",
         action="append",
@@ -50,12 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser, default_peers: Sequence[str])
     )
 
 
-def run(names: Sequence[str], args: argparse.Namespace, default_peers: Sequence[str]) -> int:
+def run(names: Sequence[str], args: argparse.Namespace, default_peers: Sequence[str] | None) -> int:
     """Measures, prints one table, writes JSON. Returns 1 if a count was wrong; a bar that is missed is a result."""
     benches = [bench(name) for name in names]
-    peers = [peer for peer in (default_peers if args.peer is None else args.peer) if peer != NO_PEERS]
-    about, reports = asyncio.run(_measure(benches, args, tuple(dict.fromkeys(peers))))
-    lines = "\n".join(["", *about, "", table([figure for report in reports for figure in report.figures])])
+    named = getattr(args, "peer", None) or default_peers or ()
+    peers = [peer for peer in dict.fromkeys(named) if peer != NO_PEERS]
+    began = time.monotonic()
+    about, reports = asyncio.run(_measure(benches, args, peers))
+    figures = [figure for report in reports for figure in report.figures]
+    lines = "\n".join(["", *about, "", table(figures), "", _summary(figures, time.monotonic() - began)])
     if args.json == "-":
         say(lines)
     else:
@@ -88,6 +95,11 @@ def _arguments(each: Bench, args: argparse.Namespace) -> argparse.Namespace:
     own = vars(parser.parse_args([]))
     given = {name: value for name, value in vars(args).items() if name in own}
     return argparse.Namespace(**{**own, **given, **(each.quick if args.quick else {})})
+
+
+def _summary(figures: Sequence[Figure], seconds: float) -> str:
+    met = [figure.met for figure in figures if figure.met is not None]
+    return f"{sum(met)} of {len(met)} bars met; measured in {seconds:.0f} s"
 
 
 def _sequences(args: argparse.Namespace) -> int:

@@ -8,12 +8,13 @@ import time
 from statistics import median
 from typing import Literal
 
+from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, arrivals, interleaved, random_tokens
 from pavane.bench.report import Figure, Report, at_most, say
 from pavane.bench.stats import inter_token, ratio
 from pavane.clients import Message, Workflow
 
-PEERS: tuple[str, ...] = ()
+PEERS = None
 BAR = at_most(1.1)
 QUICK = {"calls": 2, "parents": 3, "length": 20, "tokens": 8, "repeat": 1}
 
@@ -22,11 +23,11 @@ ARMS: tuple[Arm, ...] = ("plain", "one order", "own orders")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--calls", type=int, default=4)
-    parser.add_argument("--parents", type=int, default=10)
-    parser.add_argument("--length", type=int, default=150, help="tokens of each parent")
-    parser.add_argument("--tokens", type=int, default=48, help="of each answer, exactly")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--calls", type=positive, default=4)
+    parser.add_argument("--parents", type=positive, default=10)
+    parser.add_argument("--length", type=positive, default=150, help="tokens of each parent")
+    parser.add_argument("--tokens", type=positive, default=48, help="of each answer, exactly")
+    parser.add_argument("--repeat", type=positive, default=5)
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:

@@ -11,6 +11,10 @@ from statistics import median
 RESAMPLES = 1000
 
 
+class NoMeasurement(ValueError):  # noqa: N818
+    """What was observed allows no figure; the text says what to change."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A figure with the bounds of its 95 % interval."""
@@ -45,12 +49,12 @@ def common_window(streams: Sequence[Sequence[Arrival]]) -> tuple[float, float]:
     """From the moment when every stream has its first token to when the first of them has its last, in seconds.
 
     Raises:
-        ValueError: they did not run at the same time; the text says what to change.
+        NoMeasurement: they did not run at the same time; the text says what to change.
     """
     begin = max(stream[0].at for stream in streams)
     end = min(stream[-1].at for stream in streams)
     if begin >= end:
-        raise ValueError(f"{len(streams)} streams never ran at the same time; give more --tokens")
+        raise NoMeasurement(f"{len(streams)} streams never ran at the same time; give more --tokens")
     return begin, end
 
 
@@ -58,20 +62,20 @@ def decode_rate(streams: Sequence[Sequence[Arrival]]) -> float:
     """Tokens per second of all streams together while all of them decode.
 
     Each stream counts from its first arrival in the common window to its last one there, so that nothing is lost at
-    the edges.
+    the edges. Raises NoMeasurement.
     """
     begin, end = common_window(streams)
     total = 0.0
     for stream in streams:
         inside = [arrival for arrival in stream if begin <= arrival.at <= end]
         if len(inside) < 2:
-            raise ValueError("a stream has fewer than two arrivals while all decode; give more --tokens")
+            raise NoMeasurement("a stream has fewer than two arrivals while all decode; give more --tokens")
         total += (inside[-1].count - inside[0].count) / (inside[-1].at - inside[0].at)
     return total
 
 
 def inter_token(streams: Sequence[Sequence[Arrival]]) -> float:
-    """Median time between two tokens of a stream while all streams decode, in seconds."""
+    """Median time between two tokens of a stream while all streams decode, in seconds. Raises NoMeasurement."""
     begin, end = common_window(streams)
     gaps = [
         (after.at - before.at) / (after.count - before.count)
@@ -81,5 +85,5 @@ def inter_token(streams: Sequence[Sequence[Arrival]]) -> float:
         for _ in range(after.count - before.count)
     ]
     if not gaps:
-        raise ValueError("no stream has two arrivals while all decode; give more --tokens")
+        raise NoMeasurement("no stream has two arrivals while all decode; give more --tokens")
     return median(gaps)

@@ -19,10 +19,14 @@ measures without them.
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import import_module
 
 from pavane.bench import runner
+from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES
+from pavane.bench.server_process import ServerFailed
+from pavane.bench.stats import NoMeasurement
 
 ALL = "all"
 ALONE = ("stream", "memory")  # they start servers of their own
@@ -54,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    try:
+        return _run(args)
+    except (ServerFailed, PeerFailed, NoMeasurement) as error:
+        print(f"pavane bench {args.bench}: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.bench in ALONE:
         return int(import_module(f"pavane.bench.{args.bench}").run(args))
     if args.bench == ALL:

@@ -16,7 +16,7 @@ THREADS = 64  # asyncio's own pool is smaller than the streams of a benchmark
 
 
 class PeerFailed(Exception):  # noqa: N818
-    """A peer refused a request; the text has its answer."""
+    """A peer refused a request or did not answer as it should; the text has what it said."""
 
 
 class Http:
@@ -63,6 +63,9 @@ class Http:
             answer = connection.getresponse()
             if answer.status != 200:
                 raise PeerFailed(f"{path} at {self._target}: {answer.status} {answer.read()[:500]!r}")
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise PeerFailed(f"{path} at {self._target}: no answer ({error!r})") from error
         except BaseException:
             connection.close()
             raise

@@ -118,3 +118,10 @@ def test_prompts_are_fresh_and_can_be_made_again():
     first, second = random_tokens(2, 50, 1)
     assert first != second
     assert [first, second] != random_tokens(2, 50, 2)
+
+
+async def test_a_server_that_is_gone_is_named():
+    http = Http("127.0.0.1:1")
+    with pytest.raises(PeerFailed, match=r"/completion at 127\.0\.0\.1:1: no answer"):
+        await LlamaCpp(http, "").stream([[11]], 2)
+    http.close()

@@ -1,6 +1,6 @@
 import pytest
 
-from pavane.bench.stats import Arrival, common_window, decode_rate, inter_token, ratio
+from pavane.bench.stats import Arrival, NoMeasurement, common_window, decode_rate, inter_token, ratio
 
 
 def steady(begin, step, tokens, per_arrival=1):
@@ -49,13 +49,13 @@ def test_merged_arrivals_count_with_all_their_tokens():
 
 @pytest.mark.parametrize("measure", [decode_rate, inter_token])
 def test_streams_that_never_met_are_no_measurement(measure):
-    with pytest.raises(ValueError, match="2 streams never ran at the same time; give more --tokens"):
+    with pytest.raises(NoMeasurement, match="2 streams never ran at the same time; give more --tokens"):
         measure([steady(0.0, 0.01, 5), steady(1.0, 0.01, 5)])
 
 
 def test_too_few_arrivals_are_no_measurement():
     sparse = [Arrival(0.0, 1), Arrival(1.0, 2)]
-    with pytest.raises(ValueError, match="fewer than two arrivals while all decode; give more --tokens"):
+    with pytest.raises(NoMeasurement, match="fewer than two arrivals while all decode; give more --tokens"):
         decode_rate([sparse, [Arrival(0.4, 1), Arrival(0.5, 2)]])
-    with pytest.raises(ValueError, match="no stream has two arrivals while all decode; give more --tokens"):
+    with pytest.raises(NoMeasurement, match="no stream has two arrivals while all decode; give more --tokens"):
         inter_token([sparse, [Arrival(0.4, 1), Arrival(1.4, 2)]])

@@ -47,3 +47,20 @@ def test_no_server_is_said_in_one_line(command, capsys):
     error = capsys.readouterr().err
     assert "no server answers at 127.0.0.1:1" in error
     assert error.count("\n") == 1
+
+
+def test_a_benchmark_refuses_sizes_it_cannot_measure(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["bench", "chat", "--repeat", "0"])
+    assert end.value.code == 2
+    assert "argument --repeat: 0 is too small; use 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main.main(["bench", "all", "--threads", "two"])
+    assert "'two' is not a whole number" in capsys.readouterr().err
+
+
+def test_a_benchmark_whose_server_does_not_start_says_so_in_short(capsys):
+    assert main.main(["bench", "chat", "--model", "no-such.gguf"]) == 1
+    error = capsys.readouterr().err
+    assert "pavane bench chat: the server ended with status" in error
+    assert "no-such.gguf: there is no such file" in error
