@@ -11,7 +11,7 @@ from typing import Literal
 from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, arrivals, interleaved, random_tokens
 from pavane.bench.report import Figure, Report, at_most, say
-from pavane.bench.stats import inter_token, ratio
+from pavane.bench.stats import Arrival, inter_token, ratio
 from pavane.clients import Message, Workflow
 
 PEERS = None
@@ -42,7 +42,7 @@ async def measure(lab: Lab, args: argparse.Namespace) -> Report:
         for arm in ARMS:  # encodes the plain chats, which are lazy
             await _decode(wf, arm, shared, plain, 4)
         async for _, arm in interleaved(ARMS, args.repeat):
-            gaps[arm].append(await _decode(wf, arm, shared, plain, args.tokens))
+            gaps[arm].append(inter_token(await _decode(wf, arm, shared, plain, args.tokens)))
     for arm in ARMS:
         say(f"  sharing, {arm}: {median(gaps[arm]) * 1000:.1f} ms a step")
     figures = [
@@ -59,8 +59,10 @@ async def measure(lab: Lab, args: argparse.Namespace) -> Report:
     return Report("sharing", figures, {**sizes, "inter_token_s": gaps})
 
 
-async def _decode(wf: Workflow, arm: Arm, shared: list[Message], plain: list[Message], tokens: int) -> float:
-    """Median time between tokens of one call per plain chat, in seconds, while all of them decode."""
+async def _decode(
+    wf: Workflow, arm: Arm, shared: list[Message], plain: list[Message], tokens: int
+) -> list[list[Arrival]]:
+    """One call per plain chat, all at once: when their tokens came."""
     began = time.perf_counter()
     calls = []
     for i, chat in enumerate(plain):
@@ -83,4 +85,4 @@ async def _decode(wf: Workflow, arm: Arm, shared: list[Message], plain: list[Mes
             raise RuntimeError(
                 f"only {moved} tokens of {call.id} were repositioned: this is not what is to be measured"
             )
-    return inter_token(streams)
+    return streams

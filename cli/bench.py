@@ -23,6 +23,7 @@ import sys
 from importlib import import_module
 
 from pavane.bench import runner
+from pavane.bench.arguments import positive
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES
 from pavane.bench.server_process import ServerFailed
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="bench", required=True, metavar="NAME")
     everything = commands.add_parser(ALL, help=f"{', '.join(runner.COMPARED)}, and one table")
     runner.add_arguments(everything, tuple(PACKAGES))
+    everything.add_argument(
+        "--repeat", type=positive, default=argparse.SUPPRESS, help="of each (default: each its own number)"
+    )
     subs = [everything]
     for name in runner.COMPARED:
         bench = runner.bench(name)
