@@ -6,6 +6,7 @@ beyond is padding and must be ignored, so that a batch can be padded to the capa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,16 +15,24 @@ import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
 UInt64 = npt.NDArray[np.uint64]
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 NO_TOKEN = -1
+NO_MASK = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What to do with the logits of some rows; all arrays [count]."""
+    """What to do with the logits of some rows; all arrays [count] but where another shape is given.
+
+    Sample i may change its logits before it chooses, in this order: those of the ids
+    seen_ids[seen_indptr[i]:seen_indptr[i+1]] (each once) are divided by the repetition penalty if positive, multiplied
+    by it if negative; bias_values are added to those of bias_ids, both [bias_indptr[i]:bias_indptr[i+1]] (each id once;
+    -inf forbids it); tokens whose bit is 0 in its row of masks are forbidden. A forced token ignores all of this.
+    """
 
     count: int
     rows: Int32  # row of the batch whose logits are used
@@ -34,6 +43,16 @@ class Samples:
     min_p: Float32  # 0 = off
     seeds: UInt64
     counters: Int64  # index of the token in its message's content: with the seed it decides the noise
+    repetition: Float32  # > 0; 1 = off
+    seen_indptr: Int32  # [count + 1]
+    seen_ids: Int32
+    bias_indptr: Int32  # [count + 1]
+    bias_ids: Int32
+    bias_values: Float32
+    mask_rows: Int32  # row of masks, or NO_MASK
+    masks: UInt32  # [masks, ceil(vocabulary / 32)]; token t is allowed if bit t % 32 of word t // 32 is set
+    masks_ready: Callable[[], None] | None  # called once before masks are read: waits until they are filled; may raise
+    top_logprobs: Int32  # how many of the likeliest tokens to report; 0 = none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +99,18 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """What a step gave, per sample: the token taken and its log-probability under the model's own distribution."""
+    """What a step gave, per sample: the token taken and its log-probability under the model's own distribution (the
+    softmax of its logits as they came, whatever the sample does to them before it chooses).
 
-    tokens: Int32
-    logprobs: Float32
+    A sample that has no token to take gets NO_TOKEN and -inf, and the others are as if it were not there: every token
+    was forbidden, or the logits were not numbers.
+    """
+
+    tokens: Int32  # [samples]
+    logprobs: Float32  # [samples]
     forward_s: float  # seconds of the forward pass up to the logits, without sampling
+    top_tokens: Int32 | None = None  # [samples, most asked for], likeliest first, then NO_TOKEN; None if nobody asked
+    top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
 
 
 class Runner(Protocol):

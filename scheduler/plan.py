@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from pavane.cache import Extent, Node, Span, cut
-from pavane.kernels.batch import NO_TOKEN, Batch, Int32, Samples
+from pavane.kernels.batch import NO_MASK, NO_TOKEN, Batch, Int32, Samples
 from pavane.scheduler.calls import Call
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
@@ -194,9 +194,10 @@ def _indptr(counts: list[int]) -> Int32:
 
 
 def _samples(samples: Sequence[Sample]) -> Samples:
+    n = len(samples)
     specs = [sample.call.spec.decode for sample in samples]
     return Samples(
-        count=len(samples),
+        count=n,
         rows=np.array([s.item.first_row + s.depth - s.item.lo for s in samples], dtype=np.int32),
         forced=np.array([s.forced for s in samples], dtype=np.int32),
         temperature=np.array([d.temperature for d in specs if d], dtype=np.float32),
@@ -205,4 +206,14 @@ def _samples(samples: Sequence[Sample]) -> Samples:
         min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
         seeds=np.array([d.seed for d in specs if d], dtype=np.uint64),
         counters=np.array([s.index for s in samples], dtype=np.int64),
+        repetition=np.ones(n, dtype=np.float32),
+        seen_indptr=np.zeros(n + 1, dtype=np.int32),
+        seen_ids=np.zeros(0, dtype=np.int32),
+        bias_indptr=np.zeros(n + 1, dtype=np.int32),
+        bias_ids=np.zeros(0, dtype=np.int32),
+        bias_values=np.zeros(0, dtype=np.float32),
+        mask_rows=np.full(n, NO_MASK, dtype=np.int32),
+        masks=np.zeros((0, 0), dtype=np.uint32),
+        masks_ready=None,
+        top_logprobs=np.zeros(n, dtype=np.int32),
     )

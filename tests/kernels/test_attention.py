@@ -9,11 +9,12 @@ import pytest
 import torch
 from support.harness import BACKENDS
 from support.padding import padded
+from support.samples import greedy
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels import reference
 from pavane.kernels.attention import TorchAttention
-from pavane.kernels.batch import NO_TOKEN, Batch, Samples
+from pavane.kernels.batch import NO_TOKEN, Batch
 from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
 from pavane.kernels.native_attention import NativeAttention
@@ -149,21 +150,6 @@ def make_batch(positions: list[int], slots: list[int], segments: list[Segment]) 
         pair_deltas=np.array([delta for _, delta in pairs], dtype=np.int32),
         own=np.array([len(segment.readers) if segment.own else 0 for segment in segments], dtype=np.int32),
         samples=greedy([]),
-    )
-
-
-def greedy(rows: list[int]) -> Samples:
-    n = len(rows)
-    return Samples(
-        count=n,
-        rows=np.array(rows, dtype=np.int32),
-        forced=np.full(n, NO_TOKEN, dtype=np.int32),
-        temperature=np.zeros(n, dtype=np.float32),
-        top_p=np.ones(n, dtype=np.float32),
-        top_k=np.zeros(n, dtype=np.int32),
-        min_p=np.zeros(n, dtype=np.float32),
-        seeds=np.zeros(n, dtype=np.uint64),
-        counters=np.zeros(n, dtype=np.int64),
     )
 
 

@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from support.padding import padded
+from support.samples import greedy
 
-from pavane.kernels.batch import NO_TOKEN, Batch, Samples
+from pavane.kernels.batch import NO_TOKEN, Batch
 
 
 def ints(*values: int) -> np.ndarray:
@@ -28,16 +29,17 @@ def example() -> Batch:
         pair_rows=ints(0, 1, 2, 0, 1, 2),
         pair_deltas=ints(0, 0, 3, 0, 0, 0),
         own=ints(0, 2, 1),
-        samples=Samples(
-            count=1,
-            rows=ints(2),
-            forced=ints(NO_TOKEN),
+        samples=replace(
+            greedy([2]),
             temperature=np.ones(1, dtype=np.float32),
-            top_p=np.ones(1, dtype=np.float32),
-            top_k=ints(0),
-            min_p=np.zeros(1, dtype=np.float32),
             seeds=np.array([2**64 - 1], dtype=np.uint64),
-            counters=np.zeros(1, dtype=np.int64),
+            seen_indptr=ints(0, 2),
+            seen_ids=ints(6, 7),
+            bias_indptr=ints(0, 1),
+            bias_ids=ints(5),
+            bias_values=np.array([-np.inf], dtype=np.float32),
+            mask_rows=ints(0),
+            masks=np.array([[2**32 - 1, 1]], dtype=np.uint32),
         ),
     )
 
@@ -96,14 +98,13 @@ def test_padding_makes_every_array_longer_and_keeps_what_it_had(extra: int) -> N
                 assert wider.dtype == array.dtype, field.name
                 assert (wider[: len(array)] == array).all(), field.name
                 checked += 1
-    assert checked == 18
+    assert checked == 27
     assert len(plain.tokens) == 3, "the batch itself stays as it is"
 
 
 def test_a_step_without_samples_can_be_padded() -> None:
-    none = Samples(
-        count=0, **{f.name: getattr(example().samples, f.name)[:0] for f in fields(Samples) if f.name != "count"}
-    )
-    batch = padded(replace(example(), samples=none), 2)
+    batch = padded(replace(example(), samples=greedy([])), 2)
     assert batch.samples.count == 0
     assert len(batch.samples.seeds) == 2
+    assert batch.samples.bias_indptr.tolist() == [0, 0, 0]
+    assert batch.samples.masks.shape == (2, 0)

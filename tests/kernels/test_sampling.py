@@ -1,10 +1,11 @@
 """Sampling against a plain definition in float64, token by token."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
+from support.samples import greedy
 
 from pavane.kernels.batch import NO_TOKEN, Samples
 from pavane.kernels.noise import uniform
@@ -27,9 +28,8 @@ class Wish:
 
 
 def asked(wishes: list[Wish]) -> Samples:
-    return Samples(
-        count=len(wishes),
-        rows=np.arange(len(wishes), dtype=np.int32),
+    return replace(
+        greedy(list(range(len(wishes)))),
         forced=np.array([w.forced for w in wishes], dtype=np.int32),
         temperature=np.array([w.temperature for w in wishes], dtype=np.float32),
         top_p=np.array([w.top_p for w in wishes], dtype=np.float32),
@@ -229,8 +229,8 @@ def test_seed_and_counter_both_matter() -> None:
 
 def test_greedy_takes_the_likeliest_and_ignores_filters_and_seed() -> None:
     logits = random_logits(20, 300, 1.0)
-    greedy = [Wish(temperature=0, top_k=i, top_p=0.5, min_p=0.1, seed=i) for i in range(20)]
-    assert draw(logits, greedy) == logits.argmax(dim=1).tolist()
+    wishes = [Wish(temperature=0, top_k=i, top_p=0.5, min_p=0.1, seed=i) for i in range(20)]
+    assert draw(logits, wishes) == logits.argmax(dim=1).tolist()
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-38, 1e-44])
@@ -282,8 +282,7 @@ def test_elements_beyond_the_count_are_ignored() -> None:
     logits = random_logits(4, 300, 1.0)
     exact = asked(wishes)
     longer = asked([*wishes, Wish(temperature=-1, top_k=-5, forced=10_000), Wish(top_p=-1)])
-    padded = Samples(**{**{f.name: getattr(longer, f.name) for f in fields(longer)}, "count": 4})
-    for got, expected in zip(sample(logits, padded), sample(logits, exact), strict=True):
+    for got, expected in zip(sample(logits, replace(longer, count=4)), sample(logits, exact), strict=True):
         assert got.tolist() == expected.tolist()
 
 
