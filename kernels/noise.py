@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64) * np.arange(_ROUNDS, dtype=np.uint64)[:, None, None]
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -18,16 +19,13 @@ def philox(
     seeds: npt.NDArray[np.uint64], counters: npt.NDArray[np.uint64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Four words of 32 bits per element, for 64-bit keys `seeds` and the low 64 bits `counters` of the counter; [n]."""
-    low, high = counters & _MASK, counters >> _HALF
-    x0, x1, x2, x3 = low, high, np.zeros_like(low), np.zeros_like(low)
-    k0, k1 = seeds & _MASK, seeds >> _HALF
-    for i in range(10):
-        if i:
-            k0 = (k0 + np.uint64(_WEYL[0])) & _MASK
-            k1 = (k1 + np.uint64(_WEYL[1])) & _MASK
-        p0, p1 = _MULTIPLIERS[0] * x0, _MULTIPLIERS[1] * x2
-        x0, x1, x2, x3 = (p1 >> _HALF) ^ x1 ^ k0, p1 & _MASK, (p0 >> _HALF) ^ x3 ^ k1, p0 & _MASK
-    return x0, x1, x2, x3
+    even, odd = np.zeros((2, 2, len(seeds)), dtype=np.uint64)  # words 0 and 2, words 1 and 3
+    even[0], odd[0] = counters & _MASK, counters >> _HALF
+    keys = (np.stack([seeds & _MASK, seeds >> _HALF]) + _WEYL) & _MASK
+    for key in keys:
+        crossed = (_MULTIPLIERS * even)[::-1]
+        even, odd = (crossed >> _HALF) ^ odd ^ key, crossed & _MASK
+    return even[0], odd[0], even[1], odd[1]
 
 
 def uniform(seeds: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

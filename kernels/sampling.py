@@ -1,76 +1,106 @@
-"""Tokens from logits: greedy, sampled with noise that belongs to the message, or forced."""
+"""Tokens from logits: forced, greedy, or drawn with noise that belongs to the message; and what they were worth.
+
+Every row is computed by itself, in an order of operations that its own wishes decide, so that its token and its
+log-probabilities are the same to the bit in any batch and with any number of threads.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from pavane.kernels.batch import NO_TOKEN, Float32, Int32, Samples
+from pavane.kernels.batch import NO_TOKEN, Float32, Float64, Int32, Samples
+from pavane.kernels.draw import below_largest, block_sums, draw
+from pavane.kernels.edits import edit, edited
 from pavane.kernels.noise import uniform
 
-_CANDIDATES = 256  # sorted first; a row whose nucleus is larger is sorted whole
+
+class Sampled(NamedTuple):
+    """The fields of StepResult that sampling gives."""
+
+    tokens: Int32
+    logprobs: Float32
+    top_tokens: Int32 | None
+    top_logprobs: Float32 | None
 
 
-def sample(logits: torch.Tensor, samples: Samples) -> tuple[Int32, Float32]:
-    """Takes one token per row of `logits`, float32 [samples.count, vocabulary].
+def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
+    """Takes one token per row of `logits`, float32 [samples.count, vocabulary], which stay as they are.
 
-    The filters apply in the order temperature, top-k, top-p (over what top-k left), min-p (relative to the likeliest
-    token). Tokens as likely as the last one kept are kept too. The noise picks from the kept tokens in the order of
-    their ids, so that the choice does not depend on how the filters were computed. Returns the tokens and their
-    log-probabilities under softmax(logits), both [samples.count].
+    The edits of `samples` come first; greedy takes the likeliest of what is left, the lowest id of equals. Else follow
+    temperature, top-k, top-p (over what top-k left) and min-p (relative to the likeliest token). Tokens as likely as
+    the last one kept are kept too. The noise picks from the kept tokens in the order of their ids, so that the choice
+    does not depend on how the filters were computed. Log-probabilities are those under softmax(logits).
     """
     n = samples.count
-    tokens = torch.from_numpy(samples.forced[:n]).long()
+    rows = np.arange(n)
+    raw: Float32 = logits[:n].numpy()
+    likeliest = raw.argmax(axis=1)
+    peaks = raw[rows, likeliest]
+    probs = logits[:n].softmax(dim=1)
+    sums = block_sums(probs)
+    weights: list[Float32] = list(probs.numpy())
+    # log-softmax of the likeliest token, from which those of all others follow.
+    norms = np.log([w[best] for w, best in zip(weights, likeliest, strict=True)] / sums.sum(axis=1, dtype=np.float64))
+
+    tokens = samples.forced[:n].copy()
     free = tokens == NO_TOKEN
-    temperature = torch.from_numpy(samples.temperature[:n])
-    greedy = free & (temperature == 0)
-    if bool(greedy.any()):
-        tokens = torch.where(greedy, logits.argmax(dim=1), tokens)
-    drawn = (free & (temperature > 0)).nonzero()[:, 0]
+    temperature = samples.temperature[:n]
+    if samples.masks_ready is not None:
+        samples.masks_ready()
+    tempered = (temperature != 0) & (temperature != 1)
+    changed = np.flatnonzero(free & (edited(samples) | tempered))
+    best, mass, tops = likeliest.copy(), list(sums), peaks.copy()
+    if len(changed):
+        work = raw[changed]
+        for row, i in zip(work, changed.tolist(), strict=True):
+            edit(row, samples, i)
+        best[changed] = work.argmax(axis=1)
+        tops[changed] = work[np.arange(len(changed)), best[changed]]
+        shaped = _tempered(torch.from_numpy(work), tops[changed], temperature[changed])
+        for i, w, s in zip(changed.tolist(), shaped.numpy(), block_sums(shaped), strict=True):
+            weights[i], mass[i] = w, s
+
+    able = free & np.isfinite(tops)
+    greedy = able & (temperature == 0)
+    tokens[greedy] = best[greedy]
+    drawn = np.flatnonzero(able & ~greedy)
     if len(drawn):
-        tokens[drawn] = _draw(logits, temperature, samples, drawn)
-    # Row by row, unlike logsumexp, whose rounding depends on the number of rows and threads.
-    logprobs = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
-    return tokens.numpy().astype(np.int32), logprobs.numpy()
+        noise = uniform(samples.seeds[drawn], samples.counters[drawn])
+        filters = [values[drawn].tolist() for values in (samples.top_k, samples.top_p, samples.min_p)]
+        for i, u, top_k, top_p, min_p in zip(drawn.tolist(), noise.tolist(), *filters, strict=True):
+            tokens[i] = draw(weights[i], mass[i], u, top_k, top_p, min_p)
+
+    with np.errstate(invalid="ignore"):
+        logprobs = raw[rows, tokens].astype(np.float64) - peaks + norms
+    logprobs[(tokens == NO_TOKEN) | ~np.isfinite(peaks)] = -np.inf
+    return Sampled(tokens, logprobs.astype(np.float32), *_likeliest(raw, peaks, norms, samples))
 
 
-def _draw(logits: torch.Tensor, temperature: torch.Tensor, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    index = rows.numpy()
-    logits = logits[rows]
+def _tempered(logits: torch.Tensor, tops: Float32, temperature: Float32) -> torch.Tensor:
+    """softmax(logits / temperature), in place of `logits`; 1 stands for the temperature 0 of a greedy row."""
+    divisor = torch.from_numpy(np.where(temperature == 0, np.float32(1), temperature))
     # From the peak down, so that no temperature above 0 makes an infinity of the likeliest token.
-    probs = ((logits - logits.amax(dim=1, keepdim=True)) / temperature[rows, None]).softmax(dim=1)
-    top_k, top_p, min_p = samples.top_k[index], samples.top_p[index], samples.min_p[index]
-    if bool((top_k > 0).any() or (top_p < 1).any() or (min_p > 0).any()):
-        floor = _floor(probs, torch.from_numpy(top_k), torch.from_numpy(top_p), torch.from_numpy(min_p))
-        probs = probs.masked_fill(probs < floor[:, None], 0)
-    mass = probs.double().cumsum(dim=1)
-    noise = torch.from_numpy(uniform(samples.seeds[index], samples.counters[index]))[:, None]
-    picked = torch.searchsorted(mass, noise * mass[:, -1:], right=True)[:, 0]
-    # noise < 1, but its product with the mass may round up to the mass itself: the last token that has any.
-    last = probs.shape[1] - 1 - (probs > 0).flip(1).int().argmax(dim=1)
-    return torch.minimum(picked, last)
+    return logits.sub_(torch.from_numpy(tops)[:, None]).div_(divisor[:, None]).softmax(dim=1)
 
 
-def _floor(probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
-    """The probability of the least likely token to keep; [rows]."""
-    size = probs.shape[1]
-    width = min(_CANDIDATES, size)
-    ordered = probs.topk(width, dim=1).values
-    limit = torch.where(top_k > 0, top_k.clamp(max=size), size)
-    floor = torch.where((limit >= size) & (top_p >= 1), 0.0, _floor_of_sorted(ordered, limit, top_p))
-    whole = ((limit < size) & (limit > width)) | ((limit >= size) & (top_p < 1) & (ordered.sum(dim=1) < top_p))
-    if bool(whole.any()):
-        floor[whole] = _floor_of_sorted(probs[whole].sort(dim=1, descending=True).values, limit[whole], top_p[whole])
-    return torch.maximum(floor, min_p * ordered[:, 0])
-
-
-def _floor_of_sorted(ordered: torch.Tensor, limit: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    place = torch.arange(ordered.shape[1])
-    within = place < limit[:, None]
-    kept = torch.where(within, ordered, 0.0)
-    # Total over what top-k left: all of it, or (without top-k) the whole distribution.
-    total = torch.where(limit <= ordered.shape[1], kept.sum(dim=1), 1.0)
-    before = kept.cumsum(dim=1) - kept
-    keep = within & ((before < (top_p * total)[:, None]) | (place == 0))
-    last = keep.sum(dim=1) - 1
-    return ordered.gather(1, last[:, None])[:, 0]
+def _likeliest(
+    raw: Float32, peaks: Float32, norms: Float64, samples: Samples
+) -> tuple[Int32, Float32] | tuple[None, None]:
+    """The tokens that `samples` wants reported, likeliest first, lower ids before their equals; [samples, most]."""
+    wanted = samples.top_logprobs[: samples.count]
+    most = int(wanted.max(initial=0))
+    if not most:
+        return None, None
+    tokens = np.full((len(raw), most), NO_TOKEN, dtype=np.int32)
+    logprobs = np.full((len(raw), most), -np.inf, dtype=np.float32)
+    for i in np.flatnonzero((wanted > 0) & np.isfinite(peaks)).tolist():
+        row = raw[i]
+        k = min(int(wanted[i]), len(row))
+        ids = np.flatnonzero(row >= below_largest(row, k))
+        ids = ids[np.argsort(-row[ids], kind="stable")[:k]]
+        tokens[i, :k] = ids
+        logprobs[i, :k] = row[ids].astype(np.float64) - peaks[i] + norms[i]
+    return tokens, logprobs

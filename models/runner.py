@@ -10,7 +10,7 @@ import torch
 
 from pavane.kernels.batch import Batch, StepResult
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.sampling import sample
+from pavane.kernels.sampling import Sampled, sample
 from pavane.models.llama import LlamaModel
 
 
@@ -39,8 +39,10 @@ class ModelRunner:
             rows = torch.from_numpy(batch.samples.rows[:count]).long()
             logits = self._model.logits(hidden.index_select(0, rows))
             forward_s = time.perf_counter() - began
-            self._sampled, logprobs = sample(logits, batch.samples)
+            sampled = sample(logits, batch.samples)
         else:
             forward_s = time.perf_counter() - began
-            self._sampled, logprobs = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-        return StepResult(self._sampled, logprobs, forward_s)
+            sampled = Sampled(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), None, None)
+        # A sample without a token has failed; what was already asked to follow it runs on any token and is dropped.
+        self._sampled = sampled.tokens.clip(min=0)
+        return StepResult(sampled.tokens, sampled.logprobs, forward_s, sampled.top_tokens, sampled.top_logprobs)

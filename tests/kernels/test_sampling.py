@@ -215,7 +215,7 @@ def test_the_same_seed_and_counter_give_the_same_token_in_any_batch() -> None:
     alone = [sample(logits[i : i + 1], asked([wish])) for i, wish in enumerate(wishes)]
     for _ in range(5):
         order = generator.permutation(len(wishes))[: generator.integers(2, len(wishes))]
-        tokens, logprobs = sample(logits[order], asked([wishes[i] for i in order]))
+        tokens, logprobs, *_ = sample(logits[order], asked([wishes[i] for i in order]))
         assert tokens.tolist() == [int(alone[i][0][0]) for i in order]
         np.testing.assert_allclose(logprobs, [float(alone[i][1][0]) for i in order], atol=1e-6)
 
@@ -258,7 +258,7 @@ def test_all_kinds_in_one_batch() -> None:
 def test_logprobs_are_those_of_the_unmodified_distribution() -> None:
     logits = random_logits(len(FILTERS) + 2, 300, 3.0, 6)
     wishes = [*FILTERS, Wish(temperature=0), Wish(forced=17)]
-    tokens, logprobs = sample(logits, asked(wishes))
+    tokens, logprobs, *_ = sample(logits, asked(wishes))
     assert logprobs.dtype == np.float32
     assert tokens.dtype == np.int32
     expected = logits.double().log_softmax(dim=1)[torch.arange(len(wishes)), torch.from_numpy(tokens).long()]
@@ -268,7 +268,7 @@ def test_logprobs_are_those_of_the_unmodified_distribution() -> None:
 def test_logprobs_are_the_same_to_the_bit_in_any_batch_and_with_any_number_of_threads() -> None:
     logits = random_logits(60, 49_152, 4.0)
     wishes = [Wish(forced=i) for i in range(60)]
-    _, together = sample(logits, asked(wishes))
+    together = sample(logits, asked(wishes)).logprobs
     torch.set_num_threads(2)
     try:
         alone = [sample(logits[i : i + 1], asked([wish]))[1] for i, wish in enumerate(wishes)]
@@ -282,7 +282,7 @@ def test_elements_beyond_the_count_are_ignored() -> None:
     logits = random_logits(4, 300, 1.0)
     exact = asked(wishes)
     longer = asked([*wishes, Wish(temperature=-1, top_k=-5, forced=10_000), Wish(top_p=-1)])
-    for got, expected in zip(sample(logits, replace(longer, count=4)), sample(logits, exact), strict=True):
+    for got, expected in zip(sample(logits, replace(longer, count=4))[:2], sample(logits, exact)[:2], strict=True):
         assert got.tolist() == expected.tolist()
 
 
