@@ -22,7 +22,7 @@ def block_sums(weights: torch.Tensor) -> Float32:
     """Sums over blocks of BLOCK elements of each row of `weights`, [rows, ceil(elements / BLOCK)], all float32."""
     rows, size = weights.shape
     whole = size // BLOCK * BLOCK
-    sums = torch.sum(weights[:, :whole].reshape(rows, -1, BLOCK), dim=2)
+    sums = torch.sum(weights[:, :whole].reshape(rows, size // BLOCK, BLOCK), dim=2)
     if whole < size:
         sums = torch.cat([sums, weights[:, whole:].sum(dim=1, keepdim=True)], dim=1)
     out: Float32 = sums.numpy()

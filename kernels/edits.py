@@ -41,4 +41,5 @@ def edit(logits: Float32, samples: Samples, i: int) -> None:
     if mask != NO_MASK:
         words = samples.masks[mask].astype("<u4", copy=False)
         ceilings = _CEILINGS.take(words.view(np.uint8), axis=0).reshape(-1)[: len(logits)]
-        np.minimum(logits, ceilings, out=logits)
+        np.minimum(logits[: len(ceilings)], ceilings, out=logits[: len(ceilings)])
+        logits[len(ceilings) :] = -np.inf  # what the model has beyond its tokenizer's vocabulary

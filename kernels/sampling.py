@@ -73,10 +73,9 @@ def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
         for i, u, top_k, top_p, min_p in zip(drawn.tolist(), noise.tolist(), *filters, strict=True):
             tokens[i] = draw(weights[i], mass[i], u, top_k, top_p, min_p)
 
-    with np.errstate(invalid="ignore"):
-        logprobs = raw[rows, tokens].astype(np.float64) - peaks + norms
+    logprobs = _worth(raw[rows, tokens], peaks, norms)
     logprobs[(tokens == NO_TOKEN) | ~np.isfinite(peaks)] = -np.inf
-    return Sampled(tokens, logprobs.astype(np.float32), *_likeliest(raw, peaks, norms, samples))
+    return Sampled(tokens, logprobs, *_likeliest(raw, peaks, norms, samples))
 
 
 def _tempered(logits: torch.Tensor, tops: Float32, temperature: Float32) -> torch.Tensor:
@@ -84,6 +83,12 @@ def _tempered(logits: torch.Tensor, tops: Float32, temperature: Float32) -> torc
     divisor = torch.from_numpy(np.where(temperature == 0, np.float32(1), temperature))
     # From the peak down, so that no temperature above 0 makes an infinity of the likeliest token.
     return logits.sub_(torch.from_numpy(tops)[:, None]).div_(divisor[:, None]).softmax(dim=1)
+
+
+def _worth(logits: Float32, peaks: Float32, norms: Float64) -> Float32:
+    """Log-probabilities of tokens from their logits, their rows' highest logits and the log-probabilities of those."""
+    with np.errstate(invalid="ignore", over="ignore"):  # logits may be -inf, or too far from their peak for a float32
+        return (logits.astype(np.float64) - peaks + norms).astype(np.float32)
 
 
 def _likeliest(
@@ -102,5 +107,5 @@ def _likeliest(
         ids = np.flatnonzero(row >= below_largest(row, k))
         ids = ids[np.argsort(-row[ids], kind="stable")[:k]]
         tokens[i, :k] = ids
-        logprobs[i, :k] = row[ids].astype(np.float64) - peaks[i] + norms[i]
+        logprobs[i, :k] = _worth(row[ids], peaks[i : i + 1], norms[i : i + 1])
     return tokens, logprobs

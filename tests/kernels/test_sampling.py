@@ -1,92 +1,15 @@
 """Sampling against a plain definition in float64, token by token."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from support.samples import greedy
+from support.wishes import Wish, asked, draw, random_logits, slow_distribution, slow_draw
 
-from pavane.kernels.batch import NO_TOKEN, Samples
-from pavane.kernels.noise import uniform
 from pavane.kernels.sampling import sample
 
 torch.set_num_threads(1)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What one row asks for."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    counter: int = 0
-    forced: int = NO_TOKEN
-
-
-def asked(wishes: list[Wish]) -> Samples:
-    return replace(
-        greedy(list(range(len(wishes)))),
-        forced=np.array([w.forced for w in wishes], dtype=np.int32),
-        temperature=np.array([w.temperature for w in wishes], dtype=np.float32),
-        top_p=np.array([w.top_p for w in wishes], dtype=np.float32),
-        top_k=np.array([w.top_k for w in wishes], dtype=np.int32),
-        min_p=np.array([w.min_p for w in wishes], dtype=np.float32),
-        seeds=np.array([w.seed for w in wishes], dtype=np.uint64),
-        counters=np.array([w.counter for w in wishes], dtype=np.int64),
-    )
-
-
-def draw(logits: torch.Tensor, wishes: list[Wish]) -> list[int]:
-    return sample(logits, asked(wishes))[0].tolist()
-
-
-def slow_distribution(logits: torch.Tensor, wish: Wish, slack: float = 0.0) -> list[float]:
-    """The distribution to draw from, by token id; the filters' thresholds are scaled by 1 + slack."""
-    scaled = [float(x) / float(np.float32(wish.temperature)) for x in logits]
-    peak = max(scaled)
-    weights = [2.718281828459045 ** (x - peak) for x in scaled]
-    total = sum(weights)
-    probs = [w / total for w in weights]
-    ranked = sorted(range(len(probs)), key=lambda token: -probs[token])
-    kept = ranked[: wish.top_k] if wish.top_k else ranked
-    if wish.top_p < 1:
-        left = sum(probs[token] for token in kept)
-        nucleus: list[int] = []
-        mass = 0.0
-        for token in kept:
-            if nucleus and mass >= float(np.float32(wish.top_p)) * left * (1 + slack):
-                break
-            nucleus.append(token)
-            mass += probs[token]
-        kept = nucleus
-    floor = probs[kept[-1]]  # ties with the last one kept are kept
-    if wish.min_p:
-        floor = max(floor, min(1.0, float(np.float32(wish.min_p)) * (1 + slack)) * max(probs))
-    cut = [p if p >= floor * (1 - 1e-12) else 0.0 for p in probs]
-    total = sum(cut)
-    return [p / total for p in cut]
-
-
-def slow_draw(logits: torch.Tensor, wish: Wish) -> set[int]:
-    """The token to draw; more than one where rounding in float32 may decide."""
-    noise = float(uniform(np.array([wish.seed], dtype=np.uint64), np.array([wish.counter], dtype=np.int64))[0])
-    allowed = set()
-    for slack in (-1e-5, 0.0, 1e-5):
-        probs = slow_distribution(logits, wish, slack)
-        for shift in (-2e-6, 0.0, 2e-6):
-            mass, last = 0.0, 0
-            for token, p in enumerate(probs):
-                if p:
-                    last = token
-                mass += p
-                if noise + shift < mass:
-                    break
-            allowed.add(last)
-    return allowed
 
 
 def assert_drawn_as_defined(logits: torch.Tensor, wishes: list[Wish]) -> None:
@@ -94,10 +17,6 @@ def assert_drawn_as_defined(logits: torch.Tensor, wishes: list[Wish]) -> None:
     for got, tokens, wish in zip(draw(logits, wishes), allowed, wishes, strict=True):
         assert got in tokens, wish
     assert sum(len(tokens) == 1 for tokens in allowed) >= 0.9 * len(wishes), "the test decides too little"
-
-
-def random_logits(rows: int, vocab: int, spread: float, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * spread
 
 
 FILTERS = [
@@ -121,28 +40,23 @@ FILTERS = [
 ]
 
 
-def with_noise(wish: Wish, seed: int, counter: int) -> Wish:
-    values = {f.name: getattr(wish, f.name) for f in fields(wish)}
-    return Wish(**{**values, "seed": seed, "counter": counter})
-
-
 @pytest.mark.parametrize("vocab", [2, 97, 256, 257, 700])
 @pytest.mark.parametrize("spread", [0.0, 0.1, 1.0, 4.0])
 def test_tokens_are_drawn_as_defined(vocab: int, spread: float) -> None:
-    wishes = [with_noise(wish, 1000 * n + i, i) for n, wish in enumerate(FILTERS) for i in range(4)]
+    wishes = [replace(wish, seed=1000 * n + i, counter=i) for n, wish in enumerate(FILTERS) for i in range(4)]
     assert_drawn_as_defined(random_logits(len(wishes), vocab, spread, vocab), wishes)
 
 
 def test_every_filter_alone_in_the_batch_is_drawn_as_defined() -> None:
     for n, wish in enumerate(FILTERS):
-        wishes = [with_noise(wish, n, i) for i in range(8)]
+        wishes = [replace(wish, seed=n, counter=i) for i in range(8)]
         assert_drawn_as_defined(random_logits(8, 400, 2.0, n), wishes)
 
 
 def kept_tokens(probs: list[float], wish: Wish, draws: int = 2000) -> set[int]:
     """All tokens that are ever drawn from `probs`."""
     logits = torch.tensor(probs).log().expand(draws, -1)
-    return set(draw(logits, [with_noise(wish, 5, i) for i in range(draws)]))
+    return set(draw(logits, [replace(wish, seed=5, counter=i) for i in range(draws)]))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +111,10 @@ def test_filters_that_reach_beyond_the_candidates_keep_what_they_should() -> Non
 def test_tokens_come_as_often_as_they_are_likely(wish: Wish, along: str) -> None:
     draws = 40_000
     logits = random_logits(1, 40, 1.5, 9)[0]
-    wishes = [with_noise(wish, *((11, i) if along == "counters" else (i, 11))) for i in range(draws)]
+    wishes = [
+        replace(wish, **({"seed": 11, "counter": i} if along == "counters" else {"seed": i, "counter": 11}))
+        for i in range(draws)
+    ]
     seen = np.bincount(draw(logits.expand(draws, -1), wishes), minlength=40)
     expected = np.array(slow_distribution(logits, wish)) * draws
     assert (seen[expected == 0] == 0).all()
@@ -209,7 +126,7 @@ def test_tokens_come_as_often_as_they_are_likely(wish: Wish, along: str) -> None
 
 def test_the_same_seed_and_counter_give_the_same_token_in_any_batch() -> None:
     generator = np.random.default_rng(0)
-    wishes = [with_noise(FILTERS[i % len(FILTERS)], i // 5, i % 9) for i in range(60)]
+    wishes = [replace(FILTERS[i % len(FILTERS)], seed=i // 5, counter=i % 9) for i in range(60)]
     wishes += [Wish(temperature=0), Wish(forced=3)]
     logits = random_logits(len(wishes), 500, 1.5, 4)
     alone = [sample(logits[i : i + 1], asked([wish])) for i, wish in enumerate(wishes)]
