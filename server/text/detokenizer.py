@@ -18,7 +18,7 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that became final with `ids`. Raises ValueError for an id outside the vocabulary."""
-        return self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, ids)))
+        return self._decoder.decode(b"".join(map(self._tokenizer.bytes_of, ids)))
 
     def flush(self) -> str:
         """The held-back rest, as replacement characters; the next push begins a new text."""

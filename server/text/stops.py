@@ -40,7 +40,7 @@ class StopMatcher:
         Raises:
             ValueError: the id is outside the vocabulary.
         """
-        data = self._tokenizer.token_bytes(token)
+        data = self._tokenizer.bytes_of(token)
         self._tokens.append(token)
         self._length += len(data)
         self._ends.append(self._length)
@@ -75,5 +75,5 @@ class StopMatcher:
         while whole < len(self._ends) and self._ends[whole] <= cut:
             whole += 1
         begin = self._ends[whole - 1] if whole else 0
-        rest = self._tokenizer.token_bytes(self._tokens[whole])[: cut - begin] if cut > begin else b""
+        rest = self._tokenizer.bytes_of(self._tokens[whole])[: cut - begin] if cut > begin else b""
         return (*self._tokens[:whole], *self._tokenizer.encode_bytes(rest))

@@ -83,9 +83,9 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        return b"".join(self.token_bytes(id, special=special) for id in ids).decode("utf-8", errors="replace")
+        return b"".join(self.bytes_of(id, special=special) for id in ids).decode("utf-8", errors="replace")
 
-    def token_bytes(self, id: int, *, special: bool = False) -> bytes:
+    def bytes_of(self, id: int, *, special: bool = False) -> bytes:
         """What token `id` adds to the text: nothing for a control token, unless `special`.
 
         Raises:
@@ -94,6 +94,10 @@ class Tokenizer:
         if not 0 <= id < self.vocab_size:
             raise ValueError(f"token id {id} is outside the vocabulary (0..{self.vocab_size - 1})")
         return b"" if id in self.control_ids and not special else self._bytes[id]
+
+    def token_bytes(self) -> list[bytes | None]:
+        """What every token adds to the text, by id; None for those that add none: control and unused tokens."""
+        return [None if id in self.control_ids else data or None for id, data in enumerate(self._bytes)]
 
     def control_id(self, text: str) -> int | None:
         """The id of the control token spelled `text`, None if there is none."""

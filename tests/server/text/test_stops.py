@@ -39,17 +39,15 @@ def test_like_searching_the_text_after_every_token(
         ids = [id for byte in text.encode() for id in tokenizer.encode_bytes(bytes([byte]))]
     matcher = StopMatcher(tokenizer, stops, initial)
     for count, id in enumerate(ids, 1):
-        data = b"".join(map(tokenizer.token_bytes, ids[:count]))
+        data = b"".join(map(tokenizer.bytes_of, ids[:count]))
         seen = data.decode(errors="ignore")
         cut = first_match(initial, seen, stops)
         kept = matcher.push(id)
         assert (kept is None) == (cut is None)
         if kept is not None:
             text_kept = seen[:cut].encode()
-            assert b"".join(map(tokenizer.token_bytes, kept)) == text_kept
-            whole = sum(
-                len(b"".join(map(tokenizer.token_bytes, ids[:n]))) <= len(text_kept) for n in range(1, count + 1)
-            )
+            assert b"".join(map(tokenizer.bytes_of, kept)) == text_kept
+            whole = sum(len(b"".join(map(tokenizer.bytes_of, ids[:n]))) <= len(text_kept) for n in range(1, count + 1))
             assert list(kept[:whole]) == ids[:whole]
             return
         sizes = [size for stop in stops for size in range(len(stop)) if (initial + seen).endswith(stop[:size])]

@@ -110,9 +110,19 @@ def test_ends_and_bos_follow_the_file(tokenizer: Tokenizer, spec: TokenizerSpec)
 
 @given(text=st.text())
 def test_bytes_are_encoded_exactly(tokenizer: Tokenizer, text: str) -> None:
-    data = b"".join(tokenizer.token_bytes(id) for id in tokenizer.encode(text, special=False))[1:]
+    data = b"".join(tokenizer.bytes_of(id) for id in tokenizer.encode(text, special=False))[1:]
     ids = tokenizer.encode_bytes(data)
-    assert b"".join(map(tokenizer.token_bytes, ids)) == data
+    assert b"".join(map(tokenizer.bytes_of, ids)) == data
+
+
+def test_the_bytes_of_all_tokens(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
+    spelled = tokenizer.token_bytes()
+    assert len(spelled) == tokenizer.vocab_size
+    assert {id for id, data in enumerate(spelled) if data is None} == tokenizer.control_ids
+    assert all(data == tokenizer.bytes_of(id) for id, data in enumerate(spelled) if data is not None)
+    types = list(spec.token_types)
+    types[300] = TokenType.UNUSED
+    assert Tokenizer(replace(spec, token_types=tuple(types), merges=())).token_bytes()[300] is None
 
 
 @pytest.mark.parametrize("id", [-1, 49152, 2**31])
