@@ -116,6 +116,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_END_OF_TURN: _FinishReason.ValueType  # 1
     FINISH_REASON_STOP: _FinishReason.ValueType  # 2
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 3
+    FINISH_REASON_CONSTRAINT: _FinishReason.ValueType  # 4
+    """the constraint is satisfied and allows nothing more"""
     FINISH_REASON_FORCED: _FinishReason.ValueType  # 5
     """the forced tokens are used up"""
 
@@ -125,6 +127,8 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_END_OF_TURN: FinishReason.ValueType  # 1
 FINISH_REASON_STOP: FinishReason.ValueType  # 2
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 3
+FINISH_REASON_CONSTRAINT: FinishReason.ValueType  # 4
+"""the constraint is satisfied and allows nothing more"""
 FINISH_REASON_FORCED: FinishReason.ValueType  # 5
 """the forced tokens are used up"""
 global___FinishReason = FinishReason
@@ -293,31 +297,83 @@ global___Header = Header
 
 @typing.final
 class Sampling(google.protobuf.message.Message):
+    """In this order: repetition_penalty; logit_bias, presence_penalty and frequency_penalty, and what min_tokens forbids; the
+    constraint; then temperature, top_k, top_p, min_p. Of forced tokens nothing of this is asked.
+    """
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LogitBiasEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_P_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     MIN_P_FIELD_NUMBER: builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: builtins.int
     MAX_TOKENS_FIELD_NUMBER: builtins.int
+    MIN_TOKENS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: builtins.int
     IGNORE_EOS_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    GRAMMAR_FIELD_NUMBER: builtins.int
     temperature: builtins.float
     """default 1, 0 = greedy"""
     top_p: builtins.float
     top_k: builtins.int
     """0 = off"""
     min_p: builtins.float
+    repetition_penalty: builtins.float
+    """The logit of every token that the call sees (in its parents, its header, what it has generated; BOS apart) is divided
+    by it if positive, multiplied by it if negative. More than 0, up to 10; 1 = off.
+    """
+    presence_penalty: builtins.float
+    """taken off the logit of every token generated so far; -2 to 2"""
+    frequency_penalty: builtins.float
+    """... as many times as it was generated; -2 to 2"""
     max_tokens: builtins.int
     """default: as many as fit"""
+    min_tokens: builtins.int
+    """Before so many are generated, tokens that end the turn and stop_token_ids are forbidden, and a stop string counts only
+    where it begins after them. A constraint that allows nothing more ends the message all the same.
+    """
     seed: builtins.int
     """unset: drawn at submission and reported"""
     ignore_eos: builtins.bool
     logprobs: builtins.int
-    """1: the log-probability of each token, of the model's own distribution; 0 or unset: none"""
+    """1: the log-probability of each token, of the model's own distribution (before penalties, temperature and the like);
+    n > 1, at most 20: those of the n likeliest tokens as well; 0 or unset: none.
+    """
+    json_schema: builtins.str
+    """a JSON schema; on one line, with ", " and ": ", unless its x-guidance says otherwise"""
+    regex: builtins.str
+    """the whole text matches; no look-around, no back references"""
+    grammar: builtins.str
+    """in llguidance's variant of Lark"""
+    @property
+    def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
+        """added to the logits of these tokens; -100 to 100, or -inf: never"""
+
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -329,21 +385,37 @@ class Sampling(google.protobuf.message.Message):
         top_p: builtins.float | None = ...,
         top_k: builtins.int | None = ...,
         min_p: builtins.float | None = ...,
+        repetition_penalty: builtins.float | None = ...,
+        presence_penalty: builtins.float | None = ...,
+        frequency_penalty: builtins.float | None = ...,
+        logit_bias: collections.abc.Mapping[builtins.int, builtins.float] | None = ...,
         max_tokens: builtins.int | None = ...,
+        min_tokens: builtins.int | None = ...,
         seed: builtins.int | None = ...,
         stop: collections.abc.Iterable[builtins.str] | None = ...,
         stop_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         ignore_eos: builtins.bool = ...,
         logprobs: builtins.int | None = ...,
+        json_schema: builtins.str = ...,
+        regex: builtins.str = ...,
+        grammar: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "json_schema", b"json_schema", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "presence_penalty", b"presence_penalty", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_p", b"_min_p"]) -> typing.Literal["min_p"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_tokens", b"_min_tokens"]) -> typing.Literal["min_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_presence_penalty", b"_presence_penalty"]) -> typing.Literal["presence_penalty"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_repetition_penalty", b"_repetition_penalty"]) -> typing.Literal["repetition_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
@@ -352,6 +424,8 @@ class Sampling(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_top_k", b"_top_k"]) -> typing.Literal["top_k"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["constraint", b"constraint"]) -> typing.Literal["json_schema", "regex", "grammar"] | None: ...
 
 global___Sampling = Sampling
 
@@ -659,6 +733,7 @@ class Delta(google.protobuf.message.Message):
     LOGPROBS_FIELD_NUMBER: builtins.int
     FIRST_TOKEN_FIELD_NUMBER: builtins.int
     FIRST_CHAR_FIELD_NUMBER: builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: builtins.int
     text: builtins.str
     first_token: builtins.int
     """How many tokens and code points of this message's generated text come before: after a resumption a reader may be
@@ -669,6 +744,10 @@ class Delta(google.protobuf.message.Message):
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    @property
+    def top_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TopLogprobs]:
+        """one for each of `tokens`, if asked for"""
+
     def __init__(
         self,
         *,
@@ -677,15 +756,38 @@ class Delta(google.protobuf.message.Message):
         logprobs: collections.abc.Iterable[builtins.float] | None = ...,
         first_token: builtins.int | None = ...,
         first_char: builtins.int | None = ...,
+        top_logprobs: collections.abc.Iterable[global___TopLogprobs] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_first_char", b"_first_char", "_first_token", b"_first_token", "first_char", b"first_char", "first_token", b"first_token"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_first_char", b"_first_char", "_first_token", b"_first_token", "first_char", b"first_char", "first_token", b"first_token", "logprobs", b"logprobs", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_first_char", b"_first_char", "_first_token", b"_first_token", "first_char", b"first_char", "first_token", b"first_token", "logprobs", b"logprobs", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_first_char", b"_first_char"]) -> typing.Literal["first_char"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_first_token", b"_first_token"]) -> typing.Literal["first_token"] | None: ...
 
 global___Delta = Delta
+
+@typing.final
+class TopLogprobs(google.protobuf.message.Message):
+    """the likeliest tokens in one place, likeliest first"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprobs", b"logprobs", "tokens", b"tokens"]) -> None: ...
+
+global___TopLogprobs = TopLogprobs
 
 @typing.final
 class Error(google.protobuf.message.Message):
@@ -730,6 +832,7 @@ class Message(google.protobuf.message.Message):
     ERROR_FIELD_NUMBER: builtins.int
     CONTENT_BEGIN_FIELD_NUMBER: builtins.int
     CONTENT_END_FIELD_NUMBER: builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: builtins.int
     id: builtins.str
     state: global___State.ValueType
     text: builtins.str
@@ -752,6 +855,10 @@ class Message(google.protobuf.message.Message):
     def receipt(self) -> global___Receipt: ...
     @property
     def error(self) -> global___Error: ...
+    @property
+    def top_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TopLogprobs]:
+        """one for each of `logprobs`, if asked for; empty where that is NaN"""
+
     def __init__(
         self,
         *,
@@ -767,9 +874,10 @@ class Message(google.protobuf.message.Message):
         error: global___Error | None = ...,
         content_begin: builtins.int = ...,
         content_end: builtins.int = ...,
+        top_logprobs: collections.abc.Iterable[global___TopLogprobs] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error", "receipt", b"receipt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["content_begin", b"content_begin", "content_end", b"content_end", "error", b"error", "finish", b"finish", "id", b"id", "logprobs", b"logprobs", "receipt", b"receipt", "seed", b"seed", "start", b"start", "state", b"state", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content_begin", b"content_begin", "content_end", b"content_end", "error", b"error", "finish", b"finish", "id", b"id", "logprobs", b"logprobs", "receipt", b"receipt", "seed", b"seed", "start", b"start", "state", b"state", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]) -> None: ...
 
 global___Message = Message
 
