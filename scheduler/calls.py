@@ -6,7 +6,8 @@ from array import array
 from dataclasses import dataclass, field
 
 from pavane.cache import Member, Span
-from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, StopMatcher
+from pavane.scheduler.edits import Edits
+from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, StopMatcher, Top
 
 
 @dataclass(slots=True)
@@ -50,9 +51,11 @@ class Call:
     content_end: int = 0
     max_tokens: int = 0
     logprobs: list[float] = field(default_factory=list)
+    top: list[Top] = field(default_factory=list)  # as many as logprobs, if asked for
     finish: Finish | None = None
     failure: Failure | None = None
     matcher: StopMatcher | None = None
+    edits: Edits | None = None  # from its first token on, until its content is final
     start: int = 0  # logical offset of the first token
 
     # the cache
@@ -118,6 +121,7 @@ class Call:
             state=self.state,
             tokens=tuple(self.tokens),
             logprobs=tuple(self.logprobs) if decode is not None and decode.logprobs else (),
+            top=tuple(self.top),
             content=(self.content_begin, self.content_end),
             start=self.start,
             finish=self.finish,

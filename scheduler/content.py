@@ -5,18 +5,81 @@ from __future__ import annotations
 import math
 
 from pavane.cache import GraphCache
+from pavane.kernels.batch import NO_TOKEN
 from pavane.scheduler.calls import Call
-from pavane.scheduler.spec import Finish
+from pavane.scheduler.errors import Reason
+from pavane.scheduler.samples import Taken
+from pavane.scheduler.spec import DecodeSpec, Failure, Finish, TokensAdded, Top
 
 
-def append(cache: GraphCache, call: Call, token: int, logprob: float) -> None:
+def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[TokensAdded | None, Finish | Failure | None]:
+    """Takes the token with number `index` of the content: what to tell, and how the content ends, if it does.
+
+    Of several ends that fall on one token a stop string comes before the constraint's, and that before max_tokens.
+    """
+    decode = call.spec.decode
+    assert decode is not None
+    if decode.one_pass:
+        if index == len(call.logprobs):  # not a row that was encoded again
+            _score(call, decode, taken)
+        return None, None
+    constraint = call.edits.constraint if call.edits is not None else None
+    token = taken.token
+    if token == NO_TOKEN:
+        satisfied = constraint is not None and constraint.satisfied
+        return None, Finish.CONSTRAINT if satisfied else _nothing_allowed(call)
+    if not decode.forced and token in decode.end_ids:
+        return None, Finish.END_OF_TURN
+    if not decode.forced and token in decode.stop_ids:
+        return None, Finish.STOP
+    _append(cache, call, decode, taken)
+    added = TokensAdded(
+        call.id, (token,), (taken.logprob,) if decode.logprobs else (), (taken.top,) if decode.logprobs > 1 else ()
+    )
+    keep = None
+    if call.matcher is not None and call.generated > decode.min_tokens:
+        keep = call.matcher.push(token)
+    if keep is not None:
+        before = call.tokens[call.content_begin : call.content_begin + decode.min_tokens]
+        cut_content(cache, call, (*before, *keep))
+        return added, Finish.STOP
+    if constraint is not None and constraint.complete:
+        return added, Finish.CONSTRAINT if constraint.satisfied else _nothing_allowed(call)
+    if call.generated == call.max_tokens:
+        return added, Finish.FORCED if decode.forced else Finish.LENGTH
+    return added, None
+
+
+def _append(cache: GraphCache, call: Call, decode: DecodeSpec, taken: Taken) -> None:
     """One more token, which the next step encodes."""
     assert call.span is not None
     call.generated += 1
-    call.tokens.append(token)
+    call.tokens.append(taken.token)
     call.content_end += 1
-    call.logprobs.append(logprob)
-    cache.append(call.span.node, [token], call)
+    _score(call, decode, taken)
+    if call.edits is not None:
+        call.edits.append(taken.token)
+    cache.append(call.span.node, [taken.token], call)
+
+
+def _score(call: Call, decode: DecodeSpec, taken: Taken) -> None:
+    call.logprobs.append(taken.logprob)
+    if decode.logprobs > 1:
+        call.top.append(taken.top)
+
+
+def _nothing_allowed(call: Call) -> Failure:
+    """No token may come next, and the content may not end."""
+    constraint = call.edits.constraint if call.edits is not None else None
+    if constraint is not None and constraint.error:
+        why = f"its constraint cannot be followed any further: {constraint.error}"
+    else:
+        why = "logit_bias, min_tokens and the constraint forbid every token; allow some of them"
+    return Failure(
+        Reason.NOTHING_ALLOWED,
+        f"call {call.id!r} finds no token after {call.generated} generated ones: {why}",
+        (call.id,),
+    )
 
 
 def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
@@ -31,6 +94,8 @@ def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
     del call.logprobs[same:]
     call.tokens.extend(keep[same:])
     call.logprobs.extend([math.nan] * (len(keep) - same))  # nobody asked the model about these
+    if call.top:
+        call.top[same:] = [Top()] * (len(keep) - same)
     call.content_end = len(call.tokens)
     cache.append(call.span.node, keep[same:], call)
 
@@ -46,5 +111,6 @@ def seal(cache: GraphCache, call: Call, finish: Finish) -> None:
     if decode.trailer:
         cache.append(span.node, decode.trailer, call)
     call.sealed = True
+    call.edits = None
     cache.trim(span.node)
     call.span = cache.seal(span, call.needs)

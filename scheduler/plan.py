@@ -10,8 +10,10 @@ from itertools import chain
 import numpy as np
 
 from pavane.cache import Extent, Node, Span, cut
-from pavane.kernels.batch import NO_MASK, NO_TOKEN, Batch, Int32, Samples
+from pavane.kernels.batch import NO_TOKEN, Batch, Int32
 from pavane.scheduler.calls import Call
+from pavane.scheduler.samples import make_samples
+from pavane.scheduler.spec import TextRules
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
 MERGE_COST = 256
@@ -80,7 +82,7 @@ class _Segment:
     own: int = 0
 
 
-def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
+def make_batch(step: Step, text: TextRules, *, bos: int, share: bool) -> Batch:
     """`bos` is 1 if a BOS stands before offset 0. With `share`, an encoding that several calls read moved is one
     segment with the rows of all; without, each call's attention is laid out as if it were alone."""
     rows = 0
@@ -115,7 +117,7 @@ def make_batch(step: Step, *, bos: int, share: bool) -> Batch:
             np.array([delta for _, delta in readers], dtype=np.int32), [item.rows for item, _ in readers]
         ),
         own=np.array([segment.own for segment in segments], dtype=np.int32),
-        samples=_samples(step.samples),
+        samples=make_samples(step.samples, text),
     )
 
 
@@ -191,29 +193,3 @@ def _expand(extents: list[Extent]) -> list[Int32]:
 
 def _indptr(counts: list[int]) -> Int32:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-
-
-def _samples(samples: Sequence[Sample]) -> Samples:
-    n = len(samples)
-    specs = [sample.call.spec.decode for sample in samples]
-    return Samples(
-        count=n,
-        rows=np.array([s.item.first_row + s.depth - s.item.lo for s in samples], dtype=np.int32),
-        forced=np.array([s.forced for s in samples], dtype=np.int32),
-        temperature=np.array([d.temperature for d in specs if d], dtype=np.float32),
-        top_p=np.array([d.top_p for d in specs if d], dtype=np.float32),
-        top_k=np.array([d.top_k for d in specs if d], dtype=np.int32),
-        min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
-        seeds=np.array([d.seed for d in specs if d], dtype=np.uint64),
-        counters=np.array([s.index for s in samples], dtype=np.int64),
-        repetition=np.ones(n, dtype=np.float32),
-        seen_indptr=np.zeros(n + 1, dtype=np.int32),
-        seen_ids=np.zeros(0, dtype=np.int32),
-        bias_indptr=np.zeros(n + 1, dtype=np.int32),
-        bias_ids=np.zeros(0, dtype=np.int32),
-        bias_values=np.zeros(0, dtype=np.float32),
-        mask_rows=np.full(n, NO_MASK, dtype=np.int32),
-        masks=np.zeros((0, 0), dtype=np.uint32),
-        masks_ready=None,
-        top_logprobs=np.zeros(n, dtype=np.int32),
-    )

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from pavane.cache import GraphCache, NeverFitsError, Node, Span
 from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
 from pavane.scheduler.calls import Call, Workflow
-from pavane.scheduler.content import append, cut_content, seal
+from pavane.scheduler.content import seal, take
 from pavane.scheduler.encode import RUN, encode, grow
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.graph import Graph, Limits
 from pavane.scheduler.plan import Sample, Step, make_batch
 from pavane.scheduler.policy import FirstComeFirstServed, Policy
 from pavane.scheduler.resolve import inputs, resolve
+from pavane.scheduler.samples import Taken, taken_tokens
 from pavane.scheduler.spec import (
     CallSpec,
     Closed,
@@ -38,7 +39,6 @@ from pavane.scheduler.spec import (
     State,
     StateChanged,
     TextRules,
-    TokensAdded,
 )
 
 PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
@@ -198,7 +198,7 @@ class Scheduler:
                 order.extend(admitted)
                 moved |= bool(admitted)
             if step.items:
-                return make_batch(step, bos=int(self.cache.bos_id is not None), share=self._share)
+                return make_batch(step, self._text, bos=int(self.cache.bos_id is not None), share=self._share)
             self._step = None
             if not step.finishing and not step.mended:
                 return None
@@ -210,10 +210,9 @@ class Scheduler:
     def commit(self, result: StepResult, now: float) -> None:
         step, self._step = self._step, None
         assert step is not None
-        tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
-        for sample, token, logprob in zip(step.samples, tokens, logprobs, strict=True):
+        for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
-                self._take(sample, token, logprob, now)
+                self._take(sample, taken, now)
         for call in step.mended:
             if call.state is State.RUNNING:
                 self._park(call)
@@ -380,8 +379,8 @@ class Scheduler:
                 continue
             decode = call.spec.decode
             if decode is not None:
-                if decode.stop:
-                    call.matcher = self._text.matcher(decode.stop, decode.beginning)
+                if decode.stop:  # after min_tokens the beginning of the answer is too far away to matter
+                    call.matcher = self._text.matcher(decode.stop, "" if decode.min_tokens else decode.beginning)
                 if decode.one_pass:
                     call.sealed, call.finish = True, Finish.FORCED
                     call.generated, call.trailer = len(decode.forced), len(decode.trailer)
@@ -397,29 +396,17 @@ class Scheduler:
 
     # ---- tokens
 
-    def _take(self, sample: Sample, token: int, logprob: float, now: float) -> None:
-        call, decode = sample.call, sample.call.spec.decode
-        assert decode is not None
+    def _take(self, sample: Sample, taken: Taken, now: float) -> None:
+        call = sample.call
         if call.first_token_at is None:
             call.first_token_at = now
-        if decode.one_pass:
-            if sample.index == len(call.logprobs):  # not a row that was encoded again
-                call.logprobs.append(logprob)
-            return
-        if not decode.forced and token in decode.end_ids:
-            self._seal(call, Finish.END_OF_TURN, now)
-            return
-        if not decode.forced and token in decode.stop_ids:
-            self._seal(call, Finish.STOP, now)
-            return
-        append(self.cache, call, token, logprob)
-        self._publish(call, TokensAdded(call.id, (token,), (logprob,) if decode.logprobs else ()))
-        keep = call.matcher.push(token) if call.matcher is not None else None
-        if keep is not None:
-            cut_content(self.cache, call, keep)
-            self._seal(call, Finish.STOP, now)
-        elif call.generated == call.max_tokens:
-            self._seal(call, Finish.FORCED if decode.forced else Finish.LENGTH, now)
+        added, end = take(self.cache, call, sample.index, taken)
+        if added is not None:
+            self._publish(call, added)
+        if isinstance(end, Failure):
+            self._end(call, State.FAILED, now, end)
+        elif end is not None:
+            self._seal(call, end, now)
 
     def _seal(self, call: Call, finish: Finish, now: float) -> None:
         seal(self.cache, call, finish)
@@ -475,6 +462,7 @@ class Scheduler:
                     (child, State.FAILED, _because_of(call)) for child in call.children if child not in (spare or ())
                 )
             call.visible = []
+            call.edits = None
             self._let_go(call)
 
     def _end_all(self, workflow: Workflow, state: State, failure: Failure, now: float) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from pavane.kernels.batch import UInt32
 
 
 class State(StrEnum):
@@ -29,6 +32,7 @@ class Finish(StrEnum):
     END_OF_TURN = "end_of_turn"
     STOP = "stop"
     LENGTH = "length"
+    CONSTRAINT = "constraint"
     FORCED = "forced"
 
 
@@ -43,9 +47,43 @@ class ParentSpec:
     last_use: bool = False
 
 
+class ConstraintState(Protocol):
+    """How far the content of one decode has come in what it must be."""
+
+    def advance(self, token: int) -> None:
+        """One more token of the content."""
+        ...
+
+    @property
+    def satisfied(self) -> bool:
+        """The content may end here."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Nothing may follow: the content ends here, or, with an `error`, cannot go on."""
+        ...
+
+    @property
+    def error(self) -> str:
+        """Why the constraint cannot be followed any further; empty while it can."""
+        ...
+
+
+class Constraint(Protocol):
+    """What the content of a decode must be, compiled."""
+
+    def start(self, end_ids: frozenset[int]) -> ConstraintState:
+        """For a new content, which the tokens `end_ids` end, where it may end."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DecodeSpec:
-    """How to generate. `max_tokens` None: as many as fit. `end_ids` end the turn when sampled; they are no content."""
+    """How to generate. `max_tokens` None: as many as fit. `end_ids` end the turn when sampled; they are no content.
+
+    `logprobs`: 0 none, 1 those of the content's tokens, n > 1 those of the n likeliest tokens as well.
+    """
 
     seed: int
     max_tokens: int | None = None
@@ -53,14 +91,32 @@ class DecodeSpec:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    constraint: Constraint | None = None
     stop: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     end_ids: frozenset[int] = frozenset()
-    logprobs: bool = False
+    logprobs: int = 0
     forced: tuple[int, ...] = ()
     one_pass: bool = False
     beginning: str = ""  # text of the forced beginning of the answer, which is part of the header
     trailer: tuple[int, ...] = ()
+
+    @property
+    def edits(self) -> bool:
+        """Whether logits are changed before a token is chosen, other than by temperature and filters."""
+        return bool(
+            self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.logit_bias
+            or self.min_tokens
+            or self.constraint is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +184,13 @@ class Failure:
     ids: tuple[str, ...] = ()
 
 
+class Top(NamedTuple):
+    """The likeliest tokens in one place, likeliest first."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A call as it stands, for readers outside the engine."""
@@ -136,6 +199,7 @@ class Outcome:
     state: State
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    top: tuple[Top, ...] = ()  # one for each of logprobs, if asked for
     content: tuple[int, int] = (0, 0)
     start: int = 0
     finish: Finish | None = None
@@ -159,6 +223,7 @@ class TokensAdded:
     id: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top: tuple[Top, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +251,11 @@ class StopMatcher(Protocol):
 
 
 class TextRules(Protocol):
-    """The one thing the scheduler must ask about text."""
+    """What the scheduler must ask about text."""
 
     def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher: ...
+
+    def masks(self, states: Sequence[ConstraintState]) -> tuple[UInt32, Callable[[], None]]:
+        """The tokens that may come next, as `Samples.masks` has them, and a function that waits until they are there.
+        None of the states may be advanced before that."""
+        ...

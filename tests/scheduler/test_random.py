@@ -111,6 +111,10 @@ class Driver:
             max_tokens=rng.choice([1, 2, 5, 20, 45]),
             end_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 10]))),
             stop_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 4]))),
+            # The runner takes no notice of these, but they are kept up to date.
+            repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
+            frequency_penalty=rng.choice([0.0, 0.0, 0.5]),
+            logprobs=rng.choice([0, 1, 3]),
         )
 
     def submit(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from pavane.cache import GraphCache, audit
 from pavane.kernels.attention import TorchAttention
-from pavane.kernels.batch import Batch, Runner, StepResult
+from pavane.kernels.batch import Batch, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
 from pavane.kernels.native_attention import NativeAttention
@@ -24,12 +25,15 @@ from pavane.models.llama import LlamaModel
 from pavane.models.runner import ModelRunner
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec, StopMatcher
+from pavane.scheduler.spec import CallSpec, ConstraintState, DecodeSpec, Outcome, ParentSpec, StopMatcher, TextRules
 
 
 class NoText:
     def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher:
         raise AssertionError("no stop strings in this test")
+
+    def masks(self, states: Sequence[ConstraintState]) -> tuple[UInt32, Callable[[], None]]:
+        raise AssertionError("no constraints in this test")
 
 
 class FakeRunner:
@@ -59,11 +63,23 @@ class FakeRunner:
             self.fail_next = False
             raise RuntimeError("the runner was told to fail")
         samples = batch.samples
+        check_ragged(samples)
         tokens = [
             int(forced) if forced >= 0 else 3 + (int(seed) * 31 + int(counter) * 7) % (self.vocab - 3)
             for forced, seed, counter in zip(samples.forced, samples.seeds, samples.counters, strict=True)
         ]
         return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0)
+
+
+def check_ragged(samples: Samples) -> None:
+    """Lists of ids are in order, and have no id twice."""
+    for indptr, ids in ((samples.seen_indptr, samples.seen_ids), (samples.bias_indptr, samples.bias_ids)):
+        assert indptr.shape == (samples.count + 1,)
+        assert indptr[0] == 0
+        assert indptr[-1] == len(ids)
+        for begin, end in pairwise(indptr.tolist()):
+            assert len(set(ids[begin:end].tolist())) == end - begin >= 0
+    assert len(samples.bias_values) == len(samples.bias_ids)
 
 
 try:
@@ -108,13 +124,14 @@ class Harness:
     now: float = 0.0
     ended: dict[str, Outcome] = field(default_factory=dict)
     check: bool = True
+    text: TextRules = field(default_factory=NoText)
 
     def __post_init__(self) -> None:
         self.cache = GraphCache(self.slots, bos_id=self.bos_id, absolute=self.batch_invariant)
         self.scheduler = Scheduler(
             self.cache,
             Limits(self.max_model_len, self.slots, self.vocab, max_unfinished=self.max_unfinished),
-            NoText(),
+            self.text,
             max_running=self.max_running,
             token_budget=self.token_budget,
             share=not self.batch_invariant,

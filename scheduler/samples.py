@@ -1,0 +1,103 @@
+"""Between calls and the Batch contract's samples: what is asked of each, and what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pavane.kernels.batch import NO_MASK, NO_TOKEN, Float32, Int32, Samples, StepResult, UInt32
+from pavane.scheduler.edits import Edits
+from pavane.scheduler.spec import ConstraintState, TextRules, Top
+
+if TYPE_CHECKING:
+    from pavane.scheduler.calls import Call
+    from pavane.scheduler.plan import Sample
+
+_NO_IDS: Int32 = np.zeros(0, dtype=np.int32)
+_NO_VALUES: Float32 = np.zeros(0, dtype=np.float32)
+_NO_MASKS: UInt32 = np.zeros((0, 0), dtype=np.uint32)
+
+
+class Taken(NamedTuple):
+    """What one sample gave. `token` may be NO_TOKEN: there was none to take."""
+
+    token: int
+    logprob: float
+    top: Top
+
+
+def make_samples(samples: Sequence[Sample], text: TextRules) -> Samples:
+    """The arrays of a step's samples. Begins to compute the masks of those that are constrained."""
+    n = len(samples)
+    specs = [sample.call.spec.decode for sample in samples]
+    edits = [_edits(s.call) if d is not None and d.edits and s.forced == NO_TOKEN else None
+             for s, d in zip(samples, specs, strict=True)]  # fmt: skip
+    edited = any(edit is not None for edit in edits)
+    seen = [edit.seen if edit is not None else _NO_IDS for edit in edits] if edited else []
+    bias = [
+        edit.bias(s.index) if edit is not None else (_NO_IDS, _NO_VALUES)
+        for s, edit in zip(samples, edits, strict=True)
+    ] if edited else []  # fmt: skip
+    states: list[ConstraintState] = []
+    mask_rows = np.full(n, NO_MASK, dtype=np.int32)
+    for i, edit in enumerate(edits):
+        if edit is not None and edit.constraint is not None:
+            mask_rows[i] = len(states)
+            states.append(edit.constraint)
+    masks, masks_ready = text.masks(states) if states else (_NO_MASKS, None)
+    return Samples(
+        count=n,
+        rows=np.array([s.item.first_row + s.depth - s.item.lo for s in samples], dtype=np.int32),
+        forced=np.array([s.forced for s in samples], dtype=np.int32),
+        temperature=np.array([d.temperature for d in specs if d], dtype=np.float32),
+        top_p=np.array([d.top_p for d in specs if d], dtype=np.float32),
+        top_k=np.array([d.top_k for d in specs if d], dtype=np.int32),
+        min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
+        seeds=np.array([d.seed for d in specs if d], dtype=np.uint64),
+        counters=np.array([s.index for s in samples], dtype=np.int64),
+        repetition=np.array([e.repetition if e is not None else 1.0 for e in edits], dtype=np.float32),
+        seen_indptr=_indptr(n, seen),
+        seen_ids=np.concatenate(seen) if seen else _NO_IDS,
+        bias_indptr=_indptr(n, [ids for ids, _ in bias]),
+        bias_ids=np.concatenate([ids for ids, _ in bias]) if bias else _NO_IDS,
+        bias_values=np.concatenate([values for _, values in bias]) if bias else _NO_VALUES,
+        mask_rows=mask_rows,
+        masks=masks,
+        masks_ready=masks_ready,
+        top_logprobs=np.array([d.logprobs if d.logprobs > 1 else 0 for d in specs if d], dtype=np.int32),
+    )
+
+
+def taken_tokens(samples: Sequence[Sample], result: StepResult) -> list[Taken]:
+    """What the step gave for each of its samples."""
+    tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
+    if result.top_tokens is None or result.top_logprobs is None:
+        return [Taken(token, logprob, Top()) for token, logprob in zip(tokens, logprobs, strict=True)]
+    taken = []
+    for i, sample in enumerate(samples):
+        decode = sample.call.spec.decode
+        wanted = decode.logprobs if decode is not None and decode.logprobs > 1 else 0
+        ids = result.top_tokens[i, :wanted]
+        there = ids != NO_TOKEN
+        top = Top(tuple(ids[there].tolist()), tuple(result.top_logprobs[i, :wanted][there].tolist()))
+        taken.append(Taken(tokens[i], logprobs[i], top))
+    return taken
+
+
+def _edits(call: Call) -> Edits:
+    if call.edits is None:
+        decode = call.spec.decode
+        assert decode is not None
+        sources = {parent.id: parent.tokens for parent in call.parents}
+        visible = [sources[use.id] for use in call.uses] + [call.tokens]
+        call.edits = Edits(decode, (np.frombuffer(tokens, dtype=np.int32) for tokens in visible))
+    return call.edits
+
+
+def _indptr(n: int, arrays: Sequence[Int32]) -> Int32:
+    """[n + 1]; zeros for no arrays at all."""
+    if not arrays:
+        return np.zeros(n + 1, dtype=np.int32)
+    return np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
