@@ -45,6 +45,7 @@ from pavane.server.journal import Journals
 from pavane.server.metrics import Metrics
 from pavane.server.service import ModelService, WorkflowService
 from pavane.server.text.chat_choice import choose_chat_format
+from pavane.server.text.constraint import Constraints
 from pavane.server.text.stops import StopMatcher as TextStopMatcher
 from pavane.server.text.tokenizer import Tokenizer
 
@@ -55,8 +56,9 @@ SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
 
 
 class _Text:
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, constraints: Constraints) -> None:
         self._tokenizer = tokenizer
+        self.masks = constraints.masks
 
     def matcher(self, stop: tuple[str, ...], beginning: str) -> StopMatcher:
         return TextStopMatcher(self._tokenizer, stop, beginning)
@@ -134,6 +136,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     vocab_size = loaded.config.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(f"the model has {vocab_size} embeddings for {tokenizer.vocab_size} tokens; convert it again")
+    constraints = Constraints(tokenizer, chat.end_ids, vocab_size)
     runner = (make_runner or _make_runner)(loaded, config, max_model_len + (bos_id is not None))
     cache = GraphCache(
         config.num_slots,
@@ -144,7 +147,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     scheduler = Scheduler(
         cache,
         Limits(max_model_len, config.num_slots, tokenizer.vocab_size, max_unfinished=config.max_unfinished_calls),
-        _Text(tokenizer),
+        _Text(tokenizer, constraints),
         max_running=config.max_num_seqs,
         token_budget=config.max_num_batched_tokens,
         share=not config.batch_invariant,
@@ -158,7 +161,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             journals.record(key, happened)
 
     engine = Engine(scheduler, runner, publish, metrics.step)
-    converter = Converter(tokenizer, chat, bos_id)
+    converter = Converter(tokenizer, chat, bos_id, constraints)
     info = pb.GetServerInfoResponse(
         model=loaded.name,
         max_model_len=max_model_len,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 from collections.abc import Callable, Iterable
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.spec import CallSpec, DecodeSpec, Finish, Outcome, ParentSpec, Receipt, State
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Finish, Outcome, ParentSpec, Receipt, State, Top
+from pavane.server.sampling import SamplingReader
 from pavane.server.status import duration
 from pavane.server.text.chat_format import ChatFormat, Turn
+from pavane.server.text.constraint import Constraints
 from pavane.server.text.tokenizer import Tokenizer
 
 STATES = {
@@ -26,11 +27,12 @@ FINISHES = {
     Finish.END_OF_TURN: pb.FINISH_REASON_END_OF_TURN,
     Finish.STOP: pb.FINISH_REASON_STOP,
     Finish.LENGTH: pb.FINISH_REASON_LENGTH,
+    Finish.CONSTRAINT: pb.FINISH_REASON_CONSTRAINT,
     Finish.FORCED: pb.FINISH_REASON_FORCED,
 }
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
-_MAX_STOPS, _MAX_STOP_CHARS = 16, 256
+LONG_TEXT_BYTES = 16_384  # of a request
 
 
 def check_id(value: str, what: str) -> str:
@@ -51,12 +53,20 @@ def check_namespace(value: str) -> str:
 
 
 class Converter:
-    """Makes CallSpecs of the messages of the wire; tokenises on the way, so a long one belongs in a thread."""
+    """Makes CallSpecs of the messages of the wire; see `slow` for what belongs in a thread."""
 
-    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, bos_id: int | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, bos_id: int | None, constraints: Constraints) -> None:
         self._tokenizer = tokenizer
         self._chat = chat
         self._bos_id = bos_id
+        self._sampling = SamplingReader(tokenizer, chat, constraints)
+
+    @staticmethod
+    def slow(request: pb.SubmitRequest) -> bool:
+        """Whether there is much to tokenise, or a constraint that may have to be compiled."""
+        return request.ByteSize() > LONG_TEXT_BYTES or any(
+            call.decode.sampling.WhichOneof("constraint") for call in request.calls
+        )
 
     def call(self, call: pb.Call) -> CallSpec:
         check_id(call.id, "call id")
@@ -134,10 +144,8 @@ class Converter:
         )
 
     def _decode(self, call: pb.Call) -> tuple[tuple[int, ...], DecodeSpec]:
-        header, s, forced = call.decode.header, call.decode.sampling, call.decode.forced
-        bad = _Checker(call.id)
-        raw = header.WhichOneof("start") == "tokens"
-        if raw:
+        header = call.decode.header
+        if header.WhichOneof("start") == "tokens":
             tokens = self._without_bos(header.tokens.ids)
         elif header.WhichOneof("start") == "turn":
             turn = header.turn
@@ -146,49 +154,7 @@ class Converter:
             raise RequestError(
                 Reason.EMPTY_CONTENT, f"call {call.id!r} has an empty header; give it a turn or tokens", (call.id,)
             )
-        temperature = s.temperature if s.HasField("temperature") else 1.0
-        top_p = s.top_p if s.HasField("top_p") else 1.0
-        min_p = s.min_p if s.HasField("min_p") else 0.0
-        bad.unless(0 <= temperature <= 100, f"temperature is {temperature:g}; use 0 (greedy) to 100")
-        bad.unless(0 < top_p <= 1, f"top_p is {top_p:g}; use more than 0, up to 1 (off)")
-        bad.unless(0 <= min_p <= 1, f"min_p is {min_p:g}; use 0 (off) to 1")
-        bad.unless(s.top_k < 2**31, f"top_k is {s.top_k}; use 0 (off) or the number of tokens to keep")
-        bad.unless(not s.HasField("max_tokens") or s.max_tokens > 0, "max_tokens is 0; use at least 1, or a prefill")
-        bad.unless(
-            s.logprobs <= 1, f"logprobs is {s.logprobs}; 1 gives those of the generated tokens, more is not there"
-        )
-        bad.unless(len(s.stop) <= _MAX_STOPS, f"{len(s.stop)} stop strings; at most {_MAX_STOPS} are allowed")
-        bad.unless(all(s.stop), "a stop string is empty; leave it out")
-        bad.unless(
-            all(len(stop) <= _MAX_STOP_CHARS for stop in s.stop),
-            f"a stop string is longer than {_MAX_STOP_CHARS} characters",
-        )
-        wrong = next((t for t in s.stop_token_ids if t >= self._tokenizer.vocab_size), None)
-        bad.unless(wrong is None, f"stop token id {wrong} is not in 0..{self._tokenizer.vocab_size - 1}")
-        ends = frozenset() if s.ignore_eos else self._chat.end_ids
-        both = sorted(set(s.stop_token_ids) & self._chat.end_ids) if s.ignore_eos else []
-        bad.unless(not both, f"ignore_eos is set, but {both} are stop_token_ids; drop one of the two")
-        if call.decode.HasField("forced"):
-            bad.unless(bool(forced.ids), "forced has no ids; leave it out to sample")
-            bad.unless(
-                not s.stop and not s.stop_token_ids, "forced tokens are taken as they are; drop stop and stop_token_ids"
-            )
-        return tokens, DecodeSpec(
-            seed=s.seed if s.HasField("seed") else secrets.randbits(64),
-            max_tokens=s.max_tokens if s.HasField("max_tokens") else None,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=s.top_k,
-            min_p=min_p,
-            stop=tuple(s.stop),
-            stop_ids=frozenset(s.stop_token_ids),
-            end_ids=ends,
-            logprobs=s.logprobs > 0,
-            forced=tuple(forced.ids),
-            one_pass=forced.one_pass,
-            beginning="" if raw else header.turn.text,
-            trailer=() if raw else self._chat.trailer,
-        )
+        return tokens, self._sampling.read(call)
 
 
 def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False) -> pb.Message:
@@ -212,11 +178,16 @@ def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = Fal
     if not brief:
         message.tokens.extend(outcome.tokens)
         message.logprobs.extend(outcome.logprobs)
+        message.top_logprobs.extend(top_messages(outcome.top))
     if outcome.failure is not None:
         message.error.CopyFrom(
             pb.Error(reason=outcome.failure.reason, text=outcome.failure.text, ids=outcome.failure.ids)
         )
     return message
+
+
+def top_messages(places: Iterable[Top]) -> list[pb.TopLogprobs]:
+    return [pb.TopLogprobs(tokens=top.tokens, logprobs=top.logprobs) for top in places]
 
 
 def receipt_message(receipt: Receipt) -> pb.Receipt:
@@ -244,15 +215,6 @@ def receipt_message(receipt: Receipt) -> pb.Receipt:
             for use in receipt.parents
         ],
     )
-
-
-class _Checker:
-    def __init__(self, call_id: str) -> None:
-        self._call_id = call_id
-
-    def unless(self, fine: bool, text: str) -> None:
-        if not fine:
-            raise RequestError(Reason.INVALID_SAMPLING, f"call {self._call_id!r}: {text}", (self._call_id,))
 
 
 def _turn(turn: pb.Turn) -> Turn:

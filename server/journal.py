@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.scheduler.spec import Closed, Ended, Event, Receipt, State, StateChanged, TokensAdded
-from pavane.server.convert import STATES, outcome_message
+from pavane.scheduler.spec import Closed, DecodeSpec, Ended, Event, Receipt, State, StateChanged, TokensAdded, Top
+from pavane.server.convert import STATES, outcome_message, top_messages
 from pavane.server.text.detokenizer import Detokenizer
 from pavane.server.text.stops import StopMatcher
 from pavane.server.text.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ class _Delta:
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top: tuple[Top, ...]
     first_token: int
     first_char: int
 
@@ -41,6 +42,7 @@ class _CallLog:
     text: Detokenizer
     stops: StopMatcher | None
     first: int  # cursor before the call's first event
+    min_tokens: int = 0  # before so many no stop string counts
     latest: int = 0
     state: State = State.BLOCKED
     state_cursor: int = 0
@@ -51,16 +53,18 @@ class _CallLog:
     own: bool = True  # some submission of it was not by such a Run
 
     def add(self, cursor: int, event: TokensAdded) -> None:
+        last = self.deltas[-1] if self.deltas else _Delta(0, "", (), (), (), 0, 0)
+        first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)
         text = self.held + self.text.push(event.tokens)
         hold = 0
         if self.stops is not None:
-            matched = any(self.stops.push(token) is not None for token in event.tokens)
+            watched = event.tokens[max(0, self.min_tokens - first_token) :]
+            matched = any(self.stops.push(token) is not None for token in watched)
             hold = len(text) if matched else min(len(text), self.stops.held())
         cut = len(text) - hold
         self.held = text[cut:]
-        last = self.deltas[-1] if self.deltas else _Delta(0, "", (), (), 0, 0)
-        first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)
-        self.deltas.append(_Delta(cursor, text[:cut], event.tokens, event.logprobs, first_token, first_char))
+        delta = _Delta(cursor, text[:cut], event.tokens, event.logprobs, event.top, first_token, first_char)
+        self.deltas.append(delta)
 
 
 class Journal:
@@ -73,11 +77,14 @@ class Journal:
         self._logs: OrderedDict[str, _CallLog] = OrderedDict()  # by their latest event
         self._changed = asyncio.Event()
 
-    def expect(self, message_id: str, stop: Sequence[str], beginning: str) -> None:
+    def expect(self, message_id: str, decode: DecodeSpec | None) -> None:
         """A call is about to be submitted; its events need to know its stop strings."""
         if message_id not in self._logs:
-            stops = StopMatcher(self._tokenizer, stop, beginning) if stop else None
-            self._logs[message_id] = _CallLog(Detokenizer(self._tokenizer), stops, self.cursor)
+            stops, min_tokens = None, 0
+            if decode is not None and decode.stop:
+                min_tokens = decode.min_tokens
+                stops = StopMatcher(self._tokenizer, decode.stop, "" if min_tokens else decode.beginning)
+            self._logs[message_id] = _CallLog(Detokenizer(self._tokenizer), stops, self.cursor, min_tokens)
             self._logs.move_to_end(message_id, last=False)  # no event yet: readers, who come from the end, stop before
 
     def withdraw(self, ids: Iterable[str]) -> None:
@@ -218,4 +225,5 @@ def _merged(message_id: str, deltas: Sequence[_Delta]) -> pb.Event:
     for d in deltas:
         delta.tokens.extend(d.tokens)
         delta.logprobs.extend(d.logprobs)
+        delta.top_logprobs.extend(top_messages(d.top))
     return pb.Event(cursor=deltas[-1].cursor, id=message_id, delta=delta)

@@ -19,7 +19,6 @@ from pavane.server.text.tokenizer import Tokenizer
 
 NAMESPACE_METADATA = "pavane-namespace"
 FRAME_BYTES = 2**19
-LONG_TEXT_BYTES = 16_384  # of a request, from which on it is tokenised in a thread
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -116,7 +115,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         """The cursor after which the events of these calls are, and the ids of those that are new."""
         if not request.calls:
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
-        if request.ByteSize() > LONG_TEXT_BYTES:
+        if self._converter.slow(request):
             specs = await asyncio.to_thread(self._specs, request)
         else:
             specs = self._specs(request)
@@ -125,7 +124,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         unknown = {spec.id: spec for spec in specs if not journal.known(spec.id)}
         for spec in unknown.values():
             decode = spec.decode
-            journal.expect(spec.id, decode.stop if decode else (), decode.beginning if decode else "")
+            journal.expect(spec.id, decode)
         accepted: list[str] = []
         try:
             accepted = self._engine.submit(*key, specs)

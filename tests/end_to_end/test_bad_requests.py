@@ -38,6 +38,12 @@ def sampled(words: str, **options: Any) -> Case:
     return (name, submit(decode("x", **options)), INVALID, "INVALID_SAMPLING", ("'x'", words))
 
 
+def constrained(words: str, **constraint: str) -> Case:
+    ((kind, text),) = constraint.items()
+    case = (submit(decode("x", **constraint)), INVALID, "INVALID_CONSTRAINT", ("'x'", f"its {kind}", words))
+    return (f"{kind} {text[:20]}", *case)
+
+
 def forced(words: str, ids: list[int], **options: Any) -> Case:
     call = decode("x", forced=pb.Forced(ids=ids), **options)
     return (f"forced {ids} {options}", submit(call), INVALID, "INVALID_SAMPLING", ("'x'", words))
@@ -236,7 +242,23 @@ CASES: list[Case] = [
     sampled("min_p is 2", min_p=2.0),
     sampled("top_k is 2147483648", top_k=2**31),
     sampled("max_tokens is 0; use at least 1", max_tokens=0),
-    sampled("logprobs is 5; 1 gives", logprobs=5),
+    sampled("logprobs is 21; use 1 for those", logprobs=21),
+    sampled("repetition_penalty is 0; use more than 0", repetition_penalty=0.0),
+    sampled("repetition_penalty is -1", repetition_penalty=-1.0),
+    sampled("repetition_penalty is 10.5; use more than 0, up to 10", repetition_penalty=10.5),
+    sampled("repetition_penalty is nan", repetition_penalty=float("nan")),
+    *(
+        sampled(f"{name} is {said}; use -2 to 2", **{name: value})
+        for name in ("presence_penalty", "frequency_penalty")
+        for said, value in {"2.5": 2.5, "-3": -3.0, "nan": float("nan"), "inf": float("inf")}.items()
+    ),
+    sampled(f"logit_bias: token id {VOCABULARY} is not in 0..{VOCABULARY - 1}", logit_bias={VOCABULARY: 1.0}),
+    sampled("logit_bias of token 5 is 101; use -100 to 100", logit_bias={5: 101.0}),
+    sampled("logit_bias of token 5 is inf; use -100 to 100, or -inf", logit_bias={5: float("inf")}),
+    sampled("logit_bias of token 5 is nan", logit_bias={5: float("nan")}),
+    sampled("1025 logit biases; at most 1024", logit_bias=dict.fromkeys(range(1025), 1.0)),
+    sampled("min_tokens is 5, max_tokens only 4; lower the one", min_tokens=5, max_tokens=4),
+    sampled("min_tokens is 2147483648", min_tokens=2**31),
     sampled("17 stop strings; at most 16", stop=["a"] * 17),
     sampled("a stop string is empty; leave it out", stop=["a", ""]),
     sampled("longer than 256 characters", stop=["a" * 257]),
@@ -245,7 +267,26 @@ CASES: list[Case] = [
     forced("forced has no ids; leave it out", []),
     forced("drop stop and stop_token_ids", [5], stop=["a"]),
     forced("drop stop and stop_token_ids", [5], stop_token_ids=[7]),
+    forced("drop regex", [5], regex="a+"),
     forced("forces 2 tokens and sets max_tokens 3; leave max_tokens out", [5, 6], max_tokens=3),
+    # constraints
+    constrained("is not JSON: Expecting property name", json_schema="{"),
+    constrained("is not JSON: maximum recursion depth", json_schema='{"a":' * 2000),
+    constrained("is no JSON object; use {} for any JSON", json_schema="[]"),
+    constrained("Invalid type: objekt", json_schema='{"type": "objekt"}'),
+    constrained("Unimplemented keys", json_schema='{"not": {}}'),
+    constrained("Unsatisfiable schema: minimum (5)", json_schema='{"type": "integer", "minimum": 5, "maximum": 3}'),
+    constrained("does not exist", json_schema='{"$ref": "#/$defs/nowhere"}'),
+    constrained("'http://127.0.0.1:9/x' is not present", json_schema='{"$ref": "http://127.0.0.1:9/x"}'),
+    constrained("unclosed group", regex="(("),
+    constrained("look-around", regex="a(?=b)"),
+    constrained("is satisfied by no text; loosen it", regex=r"[^\s\S]"),
+    constrained("is 65537 characters long; at most 65536", regex="a" * 65537),
+    constrained("unknown name", grammar="start: nowhere"),
+    constrained("is satisfied by no text; loosen it", grammar="start: start"),
+    constrained("is satisfied by no text; loosen it", grammar="start: <|im_end|>"),  # which is no text
+    constrained("Empty grammar", grammar=""),
+    constrained("too deeply nested", grammar="start: " + "(" * 20_000 + '"a"' + ")" * 20_000),
     # what never fits
     (
         "too long for the model",
