@@ -1,0 +1,163 @@
+"""Constraints over the real vocabulary: whatever is allowed step by step makes a text that fits."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pavane.scheduler.errors import Reason, RequestError
+from pavane.server.text.constraint import KEPT, Constraints
+from pavane.server.text.tokenizer import Tokenizer
+
+END = 2
+ENDS = frozenset([END])
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", "ü"]}, "maxItems": 2},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+SUM = 'start: NUMBER (" + " NUMBER)~0..2 " = " NUMBER\nNUMBER: /[0-9]{1,3}/'
+
+
+@pytest.fixture(scope="module")
+def constraints(tokenizer: Tokenizer) -> Constraints:
+    return Constraints(tokenizer, ENDS, tokenizer.vocab_size + 100)
+
+
+def allowed(constraints: Constraints, state: Any) -> list[int]:
+    masks, ready = constraints.masks([state])
+    ready()
+    return [int(i) for i in np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little"))]
+
+
+def walked(constraints: Constraints, tokenizer: Tokenizer, kind: str, text: str, rng: random.Random) -> str:
+    """A text that is made of any of the tokens that are allowed, whichever."""
+    state = constraints.get(kind, text, "x").start(ENDS)
+    content: list[int] = []
+    while not state.complete:
+        choice = allowed(constraints, state)
+        assert max(choice) < tokenizer.vocab_size
+        assert not (set(choice) - ENDS) & tokenizer.control_ids
+        assert (END in choice) == state.satisfied
+        token = rng.choice(choice)
+        if token == END:
+            break
+        state.advance(token)
+        assert not state.error
+        content.append(token)
+        assert len(content) < 200
+    assert state.satisfied
+    return tokenizer.decode(content)
+
+
+def a_person(text: str) -> bool:
+    value = json.loads(text)
+    assert value.keys() <= PERSON["properties"].keys()  # type: ignore[attr-defined]
+    assert isinstance(value["name"], str)
+    assert len(value["name"]) <= 12
+    assert type(value["age"]) is int
+    assert 0 <= value["age"] <= 150
+    tags = value.get("tags", [])
+    assert len(tags) <= 2
+    return set(tags) <= {"a", "b", "ü"}
+
+
+CASES: list[tuple[str, str, Callable[[str], object]]] = [
+    ("json_schema", json.dumps(PERSON), a_person),
+    ("json_schema", '{"enum": [1, "zwei", null, {"a": [true]}]}', json.loads),
+    ("json_schema", '{"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 3}', json.loads),
+    ("regex", "(yes|no|maybe not)", re.compile("(yes|no|maybe not)").fullmatch),
+    ("regex", "[a-zäé]{3,9}-[0-9]{2}", re.compile("[a-zäé]{3,9}-[0-9]{2}").fullmatch),
+    ("grammar", SUM, re.compile(r"[0-9]{1,3}( \+ [0-9]{1,3}){0,2} = [0-9]{1,3}").fullmatch),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "fits"), CASES)
+def test_every_walk_ends_in_a_text_that_fits(
+    constraints: Constraints, tokenizer: Tokenizer, kind: str, text: str, fits: Callable[[str], object]
+) -> None:
+    rng = random.Random(1)
+    made = {walked(constraints, tokenizer, kind, text, rng) for _ in range(12)}
+    assert len(made) > 1
+    for one in made:
+        assert fits(one) is not False, one
+        assert fits(one) is not None or one == "null", one
+
+
+def test_json_is_on_one_line_unless_the_schema_asks_otherwise(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}}, "required": ["a", "b"]}
+    schema["additionalProperties"] = False
+    plain = walked(constraints, tokenizer, "json_schema", json.dumps(schema), random.Random(1))
+    assert plain == '{"a": 1, "b": 2}'
+    dense = schema | {"x-guidance": {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False}}
+    assert walked(constraints, tokenizer, "json_schema", json.dumps(dense), random.Random(1)) == '{"a":1,"b":2}'
+
+
+def test_end_tokens_are_the_calls_own(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    compiled = constraints.get("regex", "a+", "x")
+    (a,) = tokenizer.encode("a", special=False)
+    for ends in (ENDS, frozenset[int]()):
+        state = compiled.start(ends)
+        assert END not in allowed(constraints, state)
+        state.advance(a)
+        assert (END in allowed(constraints, state)) == bool(ends)
+        assert state.satisfied
+        assert not state.complete
+
+
+def test_states_of_one_constraint_are_apart(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    one, two = (constraints.get("regex", "(ab|cd)!", "x").start(ENDS) for _ in range(2))
+    for token in tokenizer.encode("ab", special=False):
+        one.advance(token)
+    masks, ready = constraints.masks([one, two])
+    ready()
+    assert masks.shape == (2, (tokenizer.vocab_size + 100 + 31) // 32)
+    assert not (masks[0] & masks[1]).any()
+
+
+def test_a_wrong_token_is_an_error_that_stays(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    state = constraints.get("regex", "a+", "x").start(ENDS)
+    state.advance(tokenizer.encode("b", special=False)[0])
+    assert state.error
+    assert state.complete
+    assert not state.satisfied
+    assert allowed(constraints, state) == []
+
+
+def test_compiled_ones_are_kept_but_not_all(tokenizer: Tokenizer) -> None:
+    constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
+    first = constraints.get("regex", "a{1}", "x")
+    for i in range(2, KEPT + 1):
+        constraints.get("regex", f"a{{{i}}}", "x")
+    assert constraints.get("regex", "a{1}", "y") is first
+    constraints.get("regex", "b", "x")
+    assert constraints.get("regex", "a{1}", "y") is first
+    second = constraints.get("regex", "a{2}", "x")
+    assert constraints.get("regex", "a{2}", "x") is second
+
+
+def test_deep_chains_of_rules_do_not_overflow(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    """In an ordinary thread they would end the process."""
+    rules = "\n".join(f"a{i:x}:a{i + 1:x}" for i in range(5000))
+    text = f'start:a0\n{rules}\na{5000:x}:"deep"'
+    assert walked(constraints, tokenizer, "grammar", text, random.Random(1)) == "deep"
+
+
+def test_a_missing_package_is_said(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(RequestError, match="pip install") as caught:
+        Constraints(tokenizer, ENDS, tokenizer.vocab_size).get("regex", "a", "x")
+    assert caught.value.reason is Reason.UNSUPPORTED
+    assert caught.value.ids == ("x",)
