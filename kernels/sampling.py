@@ -41,27 +41,28 @@ def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
     peaks = raw[rows, likeliest]
     probs = logits[:n].softmax(dim=1)
     sums = block_sums(probs)
-    weights: list[Float32] = list(probs.numpy())
+    own: Float32 = probs.numpy()
     # log-softmax of the likeliest token, from which those of all others follow.
-    norms = np.log([w[best] for w, best in zip(weights, likeliest, strict=True)] / sums.sum(axis=1, dtype=np.float64))
+    norms = np.log(own[rows, likeliest] / sums.sum(axis=1, dtype=np.float64))
 
     tokens = samples.forced[:n].copy()
     free = tokens == NO_TOKEN
     temperature = samples.temperature[:n]
     if samples.masks_ready is not None:
         samples.masks_ready()
-    tempered = (temperature != 0) & (temperature != 1)
-    changed = np.flatnonzero(free & (edited(samples) | tempered))
-    best, mass, tops = likeliest.copy(), list(sums), peaks.copy()
+    edits = edited(samples)
+    changed = np.flatnonzero(free & (edits | (temperature != 0) & (temperature != 1)))
+    best, tops = likeliest.copy(), peaks.copy()
+    weights, weight_sums = list(own), list(sums)
     if len(changed):
         work = raw[changed]
-        for row, i in zip(work, changed.tolist(), strict=True):
-            edit(row, samples, i)
+        for j in np.flatnonzero(edits[changed]).tolist():
+            edit(work[j], samples, int(changed[j]))
         best[changed] = work.argmax(axis=1)
         tops[changed] = work[np.arange(len(changed)), best[changed]]
         shaped = _tempered(torch.from_numpy(work), tops[changed], temperature[changed])
         for i, w, s in zip(changed.tolist(), shaped.numpy(), block_sums(shaped), strict=True):
-            weights[i], mass[i] = w, s
+            weights[i], weight_sums[i] = w, s
 
     able = free & np.isfinite(tops)
     greedy = able & (temperature == 0)
@@ -71,7 +72,7 @@ def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
         noise = uniform(samples.seeds[drawn], samples.counters[drawn])
         filters = [values[drawn].tolist() for values in (samples.top_k, samples.top_p, samples.min_p)]
         for i, u, top_k, top_p, min_p in zip(drawn.tolist(), noise.tolist(), *filters, strict=True):
-            tokens[i] = draw(weights[i], mass[i], u, top_k, top_p, min_p)
+            tokens[i] = draw(weights[i], weight_sums[i], u, top_k, top_p, min_p)
 
     logprobs = _worth(raw[rows, tokens], peaks, norms)
     logprobs[(tokens == NO_TOKEN) | ~np.isfinite(peaks)] = -np.inf
