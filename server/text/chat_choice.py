@@ -59,13 +59,13 @@ def choose_chat_format(spec: TokenizerSpec, tokenizer: Tokenizer, name: str = "a
             raise ModelError(f"there is no chat format {name!r}: use auto or one of {', '.join(CHAT_FORMATS)}")
         if spec.chat_template is None:
             return replace(_bare(_FAMILIES[name], spec, tokenizer), report="the model has no chat template of its own")
-        return _examined(_FAMILIES[name], spec, tokenizer, _template(spec))[0]
+        return _examined(_FAMILIES[name], spec, tokenizer, _template(spec, tokenizer))[0]
     if spec.chat_template is None:
         raise ModelError(
             f"the model has no chat template: name its format (--chat-format {' or '.join(CHAT_FORMATS)}), or choose a "
             "model made for chat"
         )
-    template = _template(spec)
+    template = _template(spec, tokenizer)
     for markers in _FAMILIES.values():
         tokens = (markers.begin, markers.role_end, markers.end)
         if any(token and tokenizer.control_id(token) is None for token in tokens):
@@ -79,11 +79,10 @@ def choose_chat_format(spec: TokenizerSpec, tokenizer: Tokenizer, name: str = "a
     )
 
 
-def _template(spec: TokenizerSpec) -> ChatTemplate:
-    def token(id: int | None) -> str:
-        return "" if id is None else spec.tokens[id]
-
-    return ChatTemplate(spec.chat_template or "", bos_token=token(spec.bos_id), eos_token=token(spec.eos_id))
+def _template(spec: TokenizerSpec, tokenizer: Tokenizer) -> ChatTemplate:
+    return ChatTemplate(
+        spec.chat_template or "", bos_token=tokenizer.spelling(spec.bos_id), eos_token=tokenizer.spelling(spec.eos_id)
+    )
 
 
 def _bare(markers: Markers, spec: TokenizerSpec, tokenizer: Tokenizer) -> ChatFormat:
@@ -153,7 +152,8 @@ class _Examiner:
         except TemplateRefusedError:
             return False
         # A format whose turns begin with the BOS token itself (ChatML on SmolLM2) needs no other.
-        return self.spec.tokens[bos] != self.chat._markers.begin and rendered.startswith(self.spec.tokens[bos])
+        begin = self.tokenizer.spelling(bos)
+        return begin != self.chat._markers.begin and rendered.startswith(begin)
 
     def _rendered(self, probe: _Probe) -> list[int]:
         """The template's tokens, without BOS."""

@@ -8,7 +8,7 @@ import pytest
 
 from pavane.models.default import default_model_path
 from pavane.models.gguf_file import open_gguf
-from pavane.models.tokenizer_spec import TokenizerSpec, tokenizer_from_gguf_metadata
+from pavane.models.tokenizer_spec import ByteLevelSpec, tokenizer_from_gguf_metadata
 from pavane.server.text.tokenizer import Tokenizer
 
 
@@ -18,17 +18,19 @@ def model_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spec(model_path: Path) -> TokenizerSpec:
-    return tokenizer_from_gguf_metadata(open_gguf(model_path).fields)
+def spec(model_path: Path) -> ByteLevelSpec:
+    read = tokenizer_from_gguf_metadata(open_gguf(model_path).fields)
+    assert isinstance(read, ByteLevelSpec)
+    return read
 
 
 @pytest.fixture(scope="session")
-def tokenizer(spec: TokenizerSpec) -> Tokenizer:
+def tokenizer(spec: ByteLevelSpec) -> Tokenizer:
     return Tokenizer(spec)
 
 
 @pytest.fixture(scope="session")
-def hugging_face(model_path: Path, spec: TokenizerSpec) -> Any:
+def hugging_face(model_path: Path, spec: ByteLevelSpec) -> Any:
     """SmolLM2's tokenizer as transformers reads it from the same file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

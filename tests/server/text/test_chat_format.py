@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pavane.models.errors import ModelError
-from pavane.models.tokenizer_spec import TokenizerSpec
+from pavane.models.tokenizer_spec import ByteLevelSpec
 from pavane.server.text.chat_choice import choose_chat_format
 from pavane.server.text.chat_format import ChatFormat, Turn
 from pavane.server.text.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ CHATS: list[list[tuple[str, str]]] = [
 
 
 @pytest.fixture(scope="module")
-def chat(spec: TokenizerSpec, tokenizer: Tokenizer) -> ChatFormat:
+def chat(spec: ByteLevelSpec, tokenizer: Tokenizer) -> ChatFormat:
     return choose_chat_format(spec, tokenizer)
 
 
@@ -119,15 +119,15 @@ PLAIN_CHATML = (
 )
 
 
-def with_template(spec: TokenizerSpec, template: str | None) -> TokenizerSpec:
+def with_template(spec: ByteLevelSpec, template: str | None) -> ByteLevelSpec:
     return replace(spec, chat_template=template)
 
 
-def test_nothing_to_report_for_a_template_that_is_chatml(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_nothing_to_report_for_a_template_that_is_chatml(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     assert choose_chat_format(with_template(spec, PLAIN_CHATML), tokenizer).report == ""
 
 
-def test_a_template_that_rewrites_or_refuses_turns_is_reported(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_a_template_that_rewrites_or_refuses_turns_is_reported(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     forgets = PLAIN_CHATML.replace("m.content", "m.content.split('</think>')[-1]")
     report = choose_chat_format(with_template(spec, forgets), tokenizer).report
     assert report.startswith("thinking in an earlier turn: the template writes")
@@ -136,12 +136,12 @@ def test_a_template_that_rewrites_or_refuses_turns_is_reported(spec: TokenizerSp
     assert report == "no system message: the template refuses it (system first), this server does not"
 
 
-def test_a_role_that_the_template_writes_otherwise_is_not_offered(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_a_role_that_the_template_writes_otherwise_is_not_offered(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     template = PLAIN_CHATML.replace("{{ m.role }}", "{{ 'user' if m.role == 'tool' else m.role }}")
     assert choose_chat_format(with_template(spec, template), tokenizer).roles == ("system", "user", "assistant")
 
 
-def test_llama_3(spec: TokenizerSpec) -> None:
+def test_llama_3(spec: ByteLevelSpec) -> None:
     words = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     tokens = (*words, *spec.tokens[4:])
     template = (
@@ -155,7 +155,7 @@ def test_llama_3(spec: TokenizerSpec) -> None:
         tokens=tokens,
         bos_id=0,
         eos_id=3,
-        unk_id=None,
+        end_ids=frozenset({3}),
         add_bos_token=True,
         chat_template=template,
     )
@@ -168,7 +168,7 @@ def test_llama_3(spec: TokenizerSpec) -> None:
     assert tokenizer.bos_id == 0
 
 
-def test_unknown_templates_are_refused_unless_a_format_is_named(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_unknown_templates_are_refused_unless_a_format_is_named(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     folded = with_template(spec, "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}")
     with pytest.raises(ModelError, match=r"template is none of chatml, llama3: .*--chat-format"):
         choose_chat_format(folded, tokenizer)
@@ -176,7 +176,7 @@ def test_unknown_templates_are_refused_unless_a_format_is_named(spec: TokenizerS
     assert "a chat of several turns: the template writes '[system] Be brief." in named.report
 
 
-def test_clear_errors(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_clear_errors(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     with pytest.raises(ModelError, match="no valid Jinja"):
         choose_chat_format(with_template(spec, "{% for %}"), tokenizer)
     with pytest.raises(ModelError, match="has no chat template: name its format"):
@@ -190,6 +190,6 @@ def test_clear_errors(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
     )
 
 
-def test_a_template_cannot_reach_out_of_the_sandbox(spec: TokenizerSpec, tokenizer: Tokenizer) -> None:
+def test_a_template_cannot_reach_out_of_the_sandbox(spec: ByteLevelSpec, tokenizer: Tokenizer) -> None:
     with pytest.raises(ModelError, match="template is none of"):
         choose_chat_format(with_template(spec, "{{ ''.__class__.__mro__[1].__subclasses__() }}"), tokenizer)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pavane.models.errors import ModelError
-from pavane.models.tokenizer_spec import TokenizerSpec, TokenType
+from pavane.models.tokenizer_spec import ByteLevelSpec, TokenType
 from pavane.server.text.byte_alphabet import BYTE_OF_CHAR
 from pavane.server.text.tokenizer import Tokenizer
 
@@ -42,7 +42,7 @@ DIGITS = ["1", "2024", "3.14159", "a1b22c333", "  42", "x \n\n 7", "٣٤٥ Ⅷ �
 
 
 @pytest.fixture(scope="module")
-def reference(spec: TokenizerSpec) -> Any:
+def reference(spec: ByteLevelSpec) -> Any:
     """Byte-level BPE written down literally: split, then merge the pair of lowest rank until there is none."""
     char_of = {byte: char for char, byte in BYTE_OF_CHAR.items()}
     ids = {token: id for id, token in enumerate(spec.tokens)}
@@ -101,7 +101,7 @@ def test_control_tokens_are_never_made_from_plain_text(tokenizer: Tokenizer) -> 
     assert tokenizer.decode(special, special=True) == text
 
 
-def test_ends_and_bos_follow_the_file(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
+def test_ends_and_bos_follow_the_file(tokenizer: Tokenizer, spec: ByteLevelSpec) -> None:
     assert tokenizer.vocab_size == 49152
     assert tokenizer.bos_id is None
     assert tokenizer.eos_ids == {2}
@@ -115,7 +115,7 @@ def test_bytes_are_encoded_exactly(tokenizer: Tokenizer, text: str) -> None:
     assert b"".join(map(tokenizer.bytes_of, ids)) == data
 
 
-def test_the_bytes_of_all_tokens(tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
+def test_the_bytes_of_all_tokens(tokenizer: Tokenizer, spec: ByteLevelSpec) -> None:
     spelled = tokenizer.token_bytes()
     assert len(spelled) == tokenizer.vocab_size
     assert {id for id, data in enumerate(spelled) if data is None} == tokenizer.control_ids
@@ -148,7 +148,7 @@ def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) ->
     assert turns > 20
 
 
-def test_user_defined_tokens_stay_text_unless_the_template_writes_them(spec: TokenizerSpec) -> None:
+def test_user_defined_tokens_stay_text_unless_the_template_writes_them(spec: ByteLevelSpec) -> None:
     types = list(spec.token_types)
     types[1] = types[3] = TokenType.USER_DEFINED
     tokenizer = Tokenizer(replace(spec, token_types=tuple(types), bos_id=None))
@@ -157,7 +157,7 @@ def test_user_defined_tokens_stay_text_unless_the_template_writes_them(spec: Tok
     assert tokenizer.decode([3]) == "<repo_name>"
 
 
-def test_llama_3_splits_numbers_by_three_and_keeps_newlines_together(spec: TokenizerSpec) -> None:
+def test_llama_3_splits_numbers_by_three_and_keeps_newlines_together(spec: ByteLevelSpec) -> None:
     tokenizer = Tokenizer(replace(spec, pre="llama-bpe"))
     text = "I'M 12345 here\n\n  x"
     ids = tokenizer.encode(text, special=False)
@@ -165,7 +165,7 @@ def test_llama_3_splits_numbers_by_three_and_keeps_newlines_together(spec: Token
     assert tokenizer.encode("a\r\n", special=False)[1:] == tokenizer.encode("\r\n", special=False)
 
 
-def test_inconsistent_vocabularies_are_refused(spec: TokenizerSpec) -> None:
+def test_inconsistent_vocabularies_are_refused(spec: ByteLevelSpec) -> None:
     with pytest.raises(ModelError, match="same token twice"):
         Tokenizer(replace(spec, tokens=(*spec.tokens[:-1], spec.tokens[-2])))
     with pytest.raises(ModelError, match="merges do not fit"):
