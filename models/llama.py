@@ -1,4 +1,4 @@
-"""The forward pass of Llama 2 and 3, Mistral without window, SmolLM2."""
+"""The forward pass of Llama 2 and 3, Mistral, SmolLM2, Qwen 2, 2.5 and 3."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class _Layer(NamedTuple):
     attention_norm: torch.Tensor
     qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
     output: torch.Tensor
     mlp_norm: torch.Tensor
     gate_up: torch.Tensor
@@ -46,9 +49,12 @@ class LlamaModel:
         x = self._embedding.index_select(0, tokens)
         for i, layer in enumerate(self._layers):
             qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv)
-            q, k, v = torch.split(qkv, self._sizes, dim=1)
-            head = (n, -1, self.config.head_dim)
-            attended = attend(i, q.reshape(head), k.reshape(head), v.reshape(head)).to(self.dtype)
+            if layer.qkv_bias is not None:
+                qkv = qkv + layer.qkv_bias
+            q, k, v = (part.view(n, -1, self.config.head_dim) for part in torch.split(qkv, self._sizes, dim=1))
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)
+            attended = attend(i, q, k, v).to(self.dtype)
             x = x + self._linear(attended, layer.output)
             gate, up = self._linear(self._rms_norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=1)
             x = x + self._linear(F.silu(gate) * up, layer.down)
@@ -59,18 +65,22 @@ class LlamaModel:
         return self._linear(self._rms_norm(hidden, self._norm), self._head).float()
 
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (self.config.hidden_size,), weight, self.config.rms_norm_eps)
+        return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
     def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
         def take(*names: str) -> torch.Tensor:
-            parts = [weights.pop(f"{prefix}{name}.weight").to(self.dtype) for name in names]
+            parts = [weights.pop(prefix + name).to(self.dtype) for name in names]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+        qkv = [f"self_attn.{name}_proj" for name in "qkv"]
         return _Layer(
-            attention_norm=take("input_layernorm"),
-            qkv=take("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            output=take("self_attn.o_proj"),
-            mlp_norm=take("post_attention_layernorm"),
-            gate_up=take("mlp.gate_proj", "mlp.up_proj"),
-            down=take("mlp.down_proj"),
+            attention_norm=take("input_layernorm.weight"),
+            qkv=take(*(f"{name}.weight" for name in qkv)),
+            qkv_bias=take(*(f"{name}.bias" for name in qkv)) if self.config.qkv_bias else None,
+            q_norm=take("self_attn.q_norm.weight") if self.config.qk_norm else None,
+            k_norm=take("self_attn.k_norm.weight") if self.config.qk_norm else None,
+            output=take("self_attn.o_proj.weight"),
+            mlp_norm=take("post_attention_layernorm.weight"),
+            gate_up=take("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+            down=take("mlp.down_proj.weight"),
         )

@@ -27,7 +27,7 @@ from pavane.cache import GraphCache
 from pavane.kernels.batch import Runner
 from pavane.kernels.cpu import cpu_attention
 from pavane.kernels.kv import KVStore
-from pavane.kernels.rope import RopeTable
+from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.default import default_model_path
 from pavane.models.llama import LlamaModel
 from pavane.models.loader import LoadedModel, load_model
@@ -200,7 +200,8 @@ def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) 
     model = LlamaModel(loaded.config, loaded.weights, batch_invariant=config.batch_invariant)
     shape = loaded.config
     store = KVStore(shape.num_layers, shape.num_kv_heads, config.num_slots, shape.head_dim)
-    rope = RopeTable(shape.head_dim, shape.rope_theta, max_model_len + 1)
+    frequencies, scale = rope_frequencies(shape.rope, shape.head_dim)
+    rope = RopeTable(frequencies, max_model_len + 1, scale)
     return ModelRunner(model, cpu_attention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
 
 

@@ -18,7 +18,7 @@ from pavane.kernels.batch import NO_TOKEN, Batch
 from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
 from pavane.kernels.native_attention import NativeAttention
-from pavane.kernels.rope import RopeTable
+from pavane.kernels.rope import RopeParameters, RopeTable, rope_frequencies
 from pavane.models.llama import LlamaModel
 from pavane.models.runner import ModelRunner
 
@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 SLOTS = 400
 LENGTH = 300
 HEAD_DIM = 16
-THETA = 10_000.0
+FREQUENCIES, _ = rope_frequencies(RopeParameters(10_000.0), HEAD_DIM)
 BOTH = pytest.mark.parametrize("batch_invariant", [False, True])
 
 
@@ -66,10 +66,10 @@ class World:
         self.at = torch.randint(0, LENGTH, (SLOTS,), generator=self.generator)
         self.store = KVStore(self.layers, self.kv_heads, SLOTS, HEAD_DIM)
         for layer in range(self.layers):
-            rotated = reference.rope(self.k[layer], self.at, THETA)
+            rotated = reference.rope(self.k[layer], self.at, FREQUENCIES)
             self.store.k[layer].copy_(rotated.transpose(0, 1))
             self.store.v[layer].copy_(self.v[layer].transpose(0, 1))
-        rope = RopeTable(HEAD_DIM, THETA, LENGTH)
+        rope = RopeTable(FREQUENCIES, LENGTH)
         self.backend: AttentionBackend[Any] = (
             NativeAttention(self.store, rope, self.heads)
             if backend == "native"
@@ -104,7 +104,7 @@ class World:
         placed = self.at[slots] + torch.tensor([delta for _, delta in keys])
         visible = torch.ones(1, len(keys), dtype=torch.bool)
         here = torch.tensor([position])
-        out = reference.attend(q[None], self.k[layer, slots], self.v[layer, slots], here, placed, visible, THETA)
+        out = reference.attend(q[None], self.k[layer, slots], self.v[layer, slots], here, placed, visible, FREQUENCIES)
         return out.reshape(-1)
 
 
@@ -352,7 +352,7 @@ def runner(slots: int = 64) -> ModelRunner:
     config = tiny_config()
     model = LlamaModel(config, tiny_weights(config))
     store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
-    rope = RopeTable(config.head_dim, config.rope_theta, config.max_position)
+    rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
     return ModelRunner(model, TorchAttention(store, rope, config.num_heads))
 
 

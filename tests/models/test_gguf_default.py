@@ -48,6 +48,6 @@ def test_weights_equal_those_of_transformers() -> None:
     for name, weight in model.weights.items():
         assert torch.equal(weight, expected[name].float()), name
     ours = model.config
-    assert (ours.rope_theta, ours.rms_norm_eps) == (config.rope_parameters["rope_theta"], config.rms_norm_eps)
+    assert (ours.rope.theta, ours.rms_norm_eps) == (config.rope_parameters["rope_theta"], config.rms_norm_eps)
     assert (ours.num_heads, ours.num_kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
     assert ours.tie_word_embeddings

@@ -136,8 +136,8 @@ def test_tensors_that_do_not_fit_are_named(load: Callable[..., LoadedModel]) -> 
         load(tensors | {"output_norm.weight": tensors["output_norm.weight"][:32]})
     with pytest.raises(ModelError, match=r"tensor blk.0.attn_q_norm.weight is not supported"):
         load(tensors | {"blk.0.attn_q_norm.weight": tensors["output_norm.weight"]})
-    with pytest.raises(ModelError, match=r"tensor blk.0.attn_q.bias is not supported"):
-        load(tensors | {"blk.0.attn_q.bias": tensors["output_norm.weight"]})
+    with pytest.raises(ModelError, match=r"tensor blk.0.attn_output.bias is not supported"):
+        load(tensors | {"blk.0.attn_output.bias": tensors["output_norm.weight"]})
     with pytest.raises(ModelError, match=r"tensor token_embd.weight has type I32"):
         load(tensors | {"token_embd.weight": tensors["token_embd.weight"].astype(np.int32)})
 

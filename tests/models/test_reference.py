@@ -1,46 +1,36 @@
 """The float64 reference of message graphs against transformers in float64: plain chat, masks, moved keys, gradients."""
 
-import warnings
-
 import pytest
 import torch
+from support.theirs import transformers_model
 from support.tiny import tiny_config, tiny_weights
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, PreTrainedModel
 
 from pavane.kernels.reference import attend, rope
+from pavane.kernels.rope import RopeParameters, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.reference import Encoding, Placed, ReferenceModel
 
 torch.set_num_threads(1)
 CONFIG = tiny_config(num_layers=2)
-UNTIED = tiny_config(num_layers=2, tie_word_embeddings=False, num_kv_heads=1, rope_theta=500_000.0)
-BOTH = pytest.mark.parametrize("config", [CONFIG, UNTIED])
+UNTIED = tiny_config(num_layers=2, tie_word_embeddings=False, num_kv_heads=1, rope=RopeParameters(500_000.0))
+BIASED = tiny_config(
+    num_layers=2,
+    architecture="qwen2",
+    qkv_bias=True,
+    rope=RopeParameters(1e4, "yarn", factor=4.0, original_max_position=128, beta_fast=8.0, attention_factor=1.2),
+)
+NORMED = tiny_config(
+    num_layers=2,
+    architecture="qwen3",
+    qk_norm=True,
+    rope=RopeParameters(5e5, "llama3", factor=8.0, original_max_position=64),
+)
+EACH = pytest.mark.parametrize("config", [CONFIG, UNTIED, BIASED, NORMED])
 
 
-def theirs(config: ModelConfig) -> LlamaForCausalLM:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
-                rms_norm_eps=config.rms_norm_eps,
-                max_position_embeddings=config.max_position,
-                tie_word_embeddings=config.tie_word_embeddings,
-                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-                attn_implementation="eager",
-            )
-        )
-    weights = tiny_weights(config)
-    state = {n if n.startswith("lm_head") else f"model.{n}": weight for n, weight in weights.items()}
-    model.load_state_dict(state, strict=False)
-    model.tie_weights()
-    return model.double().eval()
+def theirs(config: ModelConfig) -> PreTrainedModel:
+    return transformers_model(config, tiny_weights(config)).double()
 
 
 def ours(config: ModelConfig) -> ReferenceModel:
@@ -56,7 +46,7 @@ def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
 
 
-@BOTH
+@EACH
 @torch.inference_mode()
 def test_plain_tokens_have_the_logits_of_transformers(config: ModelConfig) -> None:
     line = tokens(40, 0)
@@ -65,7 +55,7 @@ def test_plain_tokens_have_the_logits_of_transformers(config: ModelConfig) -> No
     assert_same(encoding.logits, theirs(config)(torch.tensor([line])).logits[0])
 
 
-@BOTH
+@EACH
 @torch.inference_mode()
 def test_a_chain_of_messages_is_the_concatenation(config: ModelConfig) -> None:
     model, line = ours(config), tokens(30, 1)
@@ -77,7 +67,7 @@ def test_a_chain_of_messages_is_the_concatenation(config: ModelConfig) -> None:
         visible.append(Placed(part, begin))
 
 
-@BOTH
+@EACH
 @torch.inference_mode()
 def test_a_graph_in_place_is_transformers_with_a_mask(config: ModelConfig) -> None:
     """Gaps, overlaps and siblings that do not see each other: one sequence with its own positions and mask."""
@@ -105,16 +95,16 @@ def test_a_graph_in_place_is_transformers_with_a_mask(config: ModelConfig) -> No
     assert_same(torch.cat([e.logits for e in encodings]), expected)
 
 
-def turned(keys: torch.Tensor, by: int, theta: float) -> torch.Tensor:
+def turned(keys: torch.Tensor, by: int, frequencies: torch.Tensor) -> torch.Tensor:
     """R(by) of rotated keys [1, heads, n, d], by complex numbers."""
     half = keys.shape[-1] // 2
-    angles = by / theta ** (torch.arange(half, dtype=torch.float64) / half)
+    angles = by * frequencies
     pairs = torch.complex(keys[..., :half].contiguous(), keys[..., half:].contiguous())
     pairs = pairs * torch.polar(torch.ones_like(angles), angles)
     return torch.cat([pairs.real, pairs.imag], dim=-1)
 
 
-@BOTH
+@EACH
 @torch.inference_mode()
 def test_moved_parents_are_the_keys_of_transformers_rotated(config: ModelConfig) -> None:
     model, other = ours(config), theirs(config)
@@ -125,9 +115,10 @@ def test_moved_parents_are_the_keys_of_transformers_rotated(config: ModelConfig)
     got = model.encode(child, 30, [Placed(b, 0), Placed(a, 9)])
     stored = other(torch.tensor([first + second]), use_cache=True).past_key_values
     moved = DynamicCache()
+    frequencies, _ = rope_frequencies(config.rope, config.head_dim)
     for i in range(config.num_layers):
         keys, values = stored.layers[i].keys, stored.layers[i].values
-        order = [turned(keys[:, :, 12:], -12, config.rope_theta), turned(keys[:, :, :12], 9, config.rope_theta)]
+        order = [turned(keys[:, :, 12:], -12, frequencies), turned(keys[:, :, :12], 9, frequencies)]
         moved.update(torch.cat(order, dim=2), torch.cat([values[:, :, 12:], values[:, :, :12]], dim=2), i)
     expected = other(
         torch.tensor([child]),
@@ -186,6 +177,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
 # ---- attention by itself
 
 
+FREQUENCIES = 1e4 ** (-torch.arange(4, dtype=torch.float64) / 4)
+
+
 def test_attention_is_that_of_torch_with_complex_rotations() -> None:
     generator = torch.Generator().manual_seed(1)
     q = torch.randn(5, 6, 8, generator=generator, dtype=torch.float64)
@@ -195,17 +189,18 @@ def test_attention_is_that_of_torch_with_complex_rotations() -> None:
     visible[:, 0] = True
 
     def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        turns = [turned(x[i][None, :, None], int(p), 10_000.0)[0, :, 0] for i, p in enumerate(at)]
+        turns = [turned(x[i][None, :, None], int(p), FREQUENCIES)[0, :, 0] for i, p in enumerate(at)]
         return torch.stack(turns).transpose(0, 1)
 
     expected = torch.nn.functional.scaled_dot_product_attention(
         rotated(q, q_at), rotated(k, k_at), v.transpose(0, 1), visible, enable_gqa=True
     ).transpose(0, 1)
-    torch.testing.assert_close(attend(q, k, v, q_at, k_at, visible, 10_000.0), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(attend(q, k, v, q_at, k_at, visible, FREQUENCIES), expected, atol=1e-12, rtol=0)
 
 
 def test_rotations_add_up() -> None:
     x = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     one, two = torch.tensor([0, 7, 300, -5]), torch.tensor([11, -7, 41, 5])
-    torch.testing.assert_close(rope(rope(x, one, 1e4), two, 1e4), rope(x, one + two, 1e4), atol=1e-12, rtol=0)
-    torch.testing.assert_close(rope(x, one * 0, 1e4), x, atol=0, rtol=0)
+    f, _ = rope_frequencies(RopeParameters(1e4), 16)
+    torch.testing.assert_close(rope(rope(x, one, f), two, f), rope(x, one + two, f), atol=1e-12, rtol=0)
+    torch.testing.assert_close(rope(x, one * 0, f), x, atol=0, rtol=0)

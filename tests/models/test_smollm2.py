@@ -124,7 +124,7 @@ def _transformers(loaded: LoadedModel) -> LlamaForCausalLM:
                     rms_norm_eps=c.rms_norm_eps,
                     max_position_embeddings=c.max_position,
                     tie_word_embeddings=c.tie_word_embeddings,
-                    rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+                    rope_parameters={"rope_type": "default", "rope_theta": c.rope.theta},
                 )
             )
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)

@@ -19,7 +19,7 @@ from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import KVStore
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
-from pavane.kernels.rope import RopeTable
+from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.llama import LlamaModel
 from pavane.models.runner import ModelRunner
@@ -101,7 +101,8 @@ def tiny_runner(
 ) -> ModelRunner:
     model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
     store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
-    rope = RopeTable(config.head_dim, config.rope_theta, config.max_position + 1)
+    frequencies, scale = rope_frequencies(config.rope, config.head_dim)
+    rope = RopeTable(frequencies, config.max_position + 1, scale)
     attention: AttentionBackend[Any] = (
         NativeAttention(store, rope, config.num_heads)
         if backend == "native"

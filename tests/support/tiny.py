@@ -1,12 +1,15 @@
-"""A Llama with random weights, small enough for thousands of steps."""
+"""A Llama or Qwen with random weights, small enough for thousands of steps."""
+
+from typing import Any
 
 import torch
 
+from pavane.kernels.rope import RopeParameters
 from pavane.models.config import ModelConfig
 
 
-def tiny_config(**changes: int | float | bool | str) -> ModelConfig:
-    fields: dict[str, int | float | bool | str] = {
+def tiny_config(**changes: Any) -> ModelConfig:
+    fields: dict[str, Any] = {
         "architecture": "llama",
         "vocab_size": 97,
         "hidden_size": 48,
@@ -16,11 +19,14 @@ def tiny_config(**changes: int | float | bool | str) -> ModelConfig:
         "num_kv_heads": 2,
         "head_dim": 8,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
+        "rope": RopeParameters(10_000.0),
         "max_position": 512,
         "tie_word_embeddings": True,
+        "qkv_bias": False,
+        "qk_norm": False,
+        "window": None,
     }
-    return ModelConfig(**{**fields, **changes})  # type: ignore[arg-type]
+    return ModelConfig(**{**fields, **changes})
 
 
 def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -44,6 +50,12 @@ def tiny_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
             p + "mlp.up_proj.weight": matrix(c.intermediate_size, c.hidden_size),
             p + "mlp.down_proj.weight": matrix(c.hidden_size, c.intermediate_size),
         }
+        if c.qkv_bias:
+            for name, heads in (("q", c.num_heads), ("k", c.num_kv_heads), ("v", c.num_kv_heads)):
+                weights[f"{p}self_attn.{name}_proj.bias"] = torch.randn(heads * c.head_dim, generator=generator)
+        if c.qk_norm:
+            for name in "qk":
+                weights[f"{p}self_attn.{name}_norm.weight"] = torch.rand(c.head_dim, generator=generator) + 0.5
     weights["norm.weight"] = torch.rand(c.hidden_size, generator=generator) + 0.5
     if not c.tie_word_embeddings:
         weights["lm_head.weight"] = matrix(c.vocab_size, c.hidden_size)

@@ -1,0 +1,28 @@
+"""What loading a model gives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pavane.models.config import ModelConfig
+from pavane.models.tokenizer_spec import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything that a model holds.
+
+    Attributes:
+        weights: contiguous CPU tensors by the names and shapes of `weight_shapes`, q and k in rotate-half layout; norms
+            and biases are float32, all others of the dtype asked for.
+        files: those that decide the weights; none if they are random.
+        seed: of random weights.
+    """
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    tokenizer: TokenizerSpec
+    name: str
+    files: tuple[Path, ...]
+    seed: int | None = None
