@@ -76,13 +76,14 @@ def from_gguf_metadata(
 
     prefix = f"{name}."
     fields = Fields({key.removeprefix(prefix): v for key, v in metadata.items() if key.startswith(prefix)}, prefix)
+    max_position = fields.positive_int("context_length")
+    rope = _rope(fields, max_position)
     hidden_size = fields.positive_int("embedding_length")
     num_heads = fields.positive_int("attention.head_count")
     # The defaults are those of the GGUF specification.
     num_kv_heads = fields.positive_int("attention.head_count_kv", default=num_heads)
     group_size(fields, "attention.head_count", "attention.head_count_kv", num_heads, num_kv_heads)
     head_dim = _head_dim(fields, hidden_size, num_heads)
-    max_position = fields.positive_int("context_length")
     config = ModelConfig(
         architecture=str(name),
         vocab_size=_vocab_size(fields, metadata.get("tokenizer.ggml.tokens")),
@@ -93,7 +94,7 @@ def from_gguf_metadata(
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         rms_norm_eps=fields.positive_float("attention.layer_norm_rms_epsilon"),
-        rope=replace(_rope(fields, max_position), divisors=_checked(rope_divisors, head_dim)),
+        rope=replace(rope, divisors=_checked(rope_divisors, head_dim)),
         max_position=max_position,
         tie_word_embeddings="output.weight" not in tensor_names,
         qkv_bias="blk.0.attn_q.bias" in tensor_names if tensor_names else architecture.qkv_bias,

@@ -20,7 +20,7 @@ def unsupported(path: Path) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(128)
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -40,7 +40,7 @@ FREE = ["--port", "0", "--metrics-port", "0"]
 PROCESSES: dict[str, tuple[list[str], tuple[str, ...], Callable[[Path], Path] | None]] = {
     "missing file": (["--model", "/nowhere/model.gguf"], ("/nowhere/model.gguf", "no such file"), None),
     "cut off": ([*FREE, "--model", "{}"], ("{}", "truncated or corrupt", "download it again"), cut),
-    "unsupported": ([*FREE, "--model", "{}"], ("llama.rope.scaling.type = 'yarn'", "not supported"), unsupported),
+    "unsupported": ([*FREE, "--model", "{}"], ("llama.rope.scaling.type = 'longrope'", "not supported"), unsupported),
     "port in use": (["--port", "{}", "--metrics-port", "-1"], ("127.0.0.1:{}", "in use", "another --port"), None),
     "metrics port in use": (
         ["--port", "0", "--metrics-port", "{}"],
