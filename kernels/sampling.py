@@ -42,7 +42,8 @@ def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
     probs = logits[:n].softmax(dim=1)
     sums = block_sums(probs)
     own: Float32 = probs.numpy()
-    # log-softmax of the likeliest token, from which those of all others follow.
+    # log-softmax of the likeliest token, from which those of all others follow. Over a large vocabulary softmax sums
+    # to 1 only up to 1e-5: dividing by what it does sum to makes that 1e-8.
     norms = np.log(own[rows, likeliest] / sums.sum(axis=1, dtype=np.float64))
 
     tokens = samples.forced[:n].copy()
