@@ -104,7 +104,7 @@ def test_logprobs_are_as_exact_as_float32_however_large_the_vocabulary() -> None
     logits = random_logits(4, 151_936, 3.0, 2)
     got = sample(logits, asked([Wish(temperature=0), Wish(forced=7), Wish(forced=100_000), Wish(seed=4)]))
     own = logits.double().log_softmax(dim=1)[torch.arange(4), torch.from_numpy(got.tokens).long()]
-    np.testing.assert_allclose(got.logprobs, own.numpy(), rtol=1e-7)
+    np.testing.assert_allclose(got.logprobs, own.numpy(), rtol=2e-7)
 
 
 def test_the_chosen_token_is_worth_the_same_among_the_likeliest() -> None:
