@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,12 @@ def run(names: Sequence[str], args: argparse.Namespace, default_peers: Sequence[
     named = getattr(args, "peer", None) or default_peers or ()
     peers = [peer for peer in dict.fromkeys(named) if peer != NO_PEERS]
     began = time.monotonic()
-    about, reports = asyncio.run(_measure(benches, args, peers))
+    # The servers are in sessions of their own and would outlive this process: stop as for Ctrl-C, in order.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        about, reports = asyncio.run(_measure(benches, args, peers))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     figures = [figure for report in reports for figure in report.figures]
     lines = "\n".join(["", *about, "", table(figures), "", _summary(figures, time.monotonic() - began)])
     if args.json == "-":
