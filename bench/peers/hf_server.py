@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pavane.bench.peers.hf_weights import llama_of
+from pavane.models.errors import ModelError
 from pavane.models.loader import load_model
 
 transformers: Any = importlib.import_module("transformers")  # its types are too loose for strict checks
@@ -110,7 +111,11 @@ def main() -> None:
     parser.add_argument("--slots", type=int, required=True, help="not needed: a batch is as large as it comes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = llama_of(load_model(args.model, torch.bfloat16))
+    try:
+        loaded = load_model(args.model, torch.bfloat16)
+        model = llama_of(loaded.config, loaded.weights)
+    except ModelError as error:
+        sys.exit(f"transformers: {error}")
     server = Server(Generator(model))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     attention = model.config._attn_implementation

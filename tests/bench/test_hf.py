@@ -6,29 +6,25 @@ from support.tiny import tiny_config, tiny_weights
 
 from pavane.bench.peers.hf_server import Generator
 from pavane.bench.peers.hf_weights import llama_of
-from pavane.models.loader import LoadedModel
+from pavane.models.errors import ModelError
 from pavane.models.reference import ReferenceModel
 
 SHARED = [5, 9, 2, 33, 17, 8]
 
 
-def loaded(tied):
-    config = tiny_config(tie_word_embeddings=tied)
-    return LoadedModel(config, tiny_weights(config), tokenizer=None, name="tiny")
-
-
 @pytest.fixture(scope="module")
 def model():
-    return llama_of(loaded(tied=True))
+    return llama_of(tiny_config(), tiny_weights(tiny_config()))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_weights_are_the_same(tied):
-    source = loaded(tied)
+    config = tiny_config(tie_word_embeddings=tied)
+    weights = tiny_weights(config)
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
     with torch.inference_mode():
-        theirs = llama_of(source)(torch.tensor([ids])).logits[0].double()
-        ours = ReferenceModel(source.config, source.weights).encode(ids, 0).logits
+        theirs = llama_of(config, weights)(torch.tensor([ids])).logits[0].double()
+        ours = ReferenceModel(config, weights).encode(ids, 0).logits
     torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=0)
 
 
@@ -59,3 +55,9 @@ def test_a_batch_of_another_size_shares_nothing(model):
     generator = Generator(model)
     generate(generator, [SHARED], fresh=True)
     assert generator._shared(torch.tensor([SHARED, SHARED])) is None
+
+
+def test_a_model_that_is_no_plain_llama_is_refused():
+    config = tiny_config(architecture="qwen3", qk_norm=True)
+    with pytest.raises(ModelError, match=r"qwen3 with rope 'default', qkv_bias False, qk_norm True: .* --peer none"):
+        llama_of(config, tiny_weights(config))
