@@ -16,7 +16,6 @@ tokens) or as_encoded, and last (release the parent afterwards).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import yaml
 from pavane.cli.extras import UsageError
 from pavane.clients import DecodeOptions, Edge, Fidelity, Message, PrefillOptions, Workflow
 from pavane.clients.calls import DECODE_OPTIONS, PREFILL_OPTIONS, decode_call, prefill_call
+from pavane.clients.sampling import derived_seed
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _EDGE_KEYS = ("id", "fidelity", "at", "as_encoded", "last")
@@ -74,12 +74,6 @@ def load_graph(
     except (OSError, UnicodeDecodeError) as error:
         raise GraphError(f"cannot read {path}: {error}") from error
     return _Reader(str(path), variables, fidelity, seed).read(text)
-
-
-def derived_seed(seed: int, message_id: str) -> int:
-    """A seed for one message of a run: the same for the same run and id, whatever else the graph holds."""
-    digest = hashlib.blake2b(f"{seed}:{message_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
 
 
 class _Reader:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
-from google.protobuf.duration_pb2 import Duration
-
+from pavane.clients.checks import UINT64, check_id, choice, duration, integer, string, token_ids
 from pavane.clients.edges import FIDELITIES, LAYOUTS, Edge, Fidelity, Layout, Parent
+from pavane.clients.sampling import SamplingOptions, derived_seed, sampling
 from pavane.protos.v1 import pavane_pb2 as pb
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_UINT32 = 2**32 - 1
-_UINT64 = 2**64 - 1
 _ROLES = ("system", "user", "assistant")
-_T = TypeVar("_T")
 
 
 class CallOptions(TypedDict, total=False):
@@ -40,22 +35,12 @@ class PrefillOptions(CallOptions, total=False):
     copy: str | Parent | None  # the tokens of another message, encoded anew for other eyes
 
 
-class DecodeOptions(CallOptions, total=False):
+class DecodeOptions(CallOptions, SamplingOptions, total=False):
     """How to start an answer, sample it and end it."""
 
     role: str  # default "assistant"
     prefix: str  # forced beginning of the answer, part of its text
     header_tokens: Sequence[int] | None  # raw start instead of role and prefix; such a message has no trailer
-    temperature: float | None  # default 1, 0 = greedy
-    top_p: float | None
-    top_k: int | None  # 0 = off
-    min_p: float | None
-    max_tokens: int | None  # default: as many as fit
-    seed: int | None  # default: drawn by the server and reported
-    stop: str | Sequence[str] | None  # the text ends before the first of them
-    stop_token_ids: Sequence[int] | None
-    ignore_eos: bool
-    logprobs: bool
     forced: Sequence[int] | None  # tokens to take instead of sampled ones
     one_pass: bool  # encode the forced tokens in one pass instead of step by step
 
@@ -83,9 +68,9 @@ def content(options: PrefillOptions) -> pb.Prefill:
     prefill = pb.Prefill()
     if spoken or options.get("turns") is not None:
         turns = spoken or _turns(options["turns"])
-        prefill.turns.turns.extend(pb.Turn(role=role, text=_text(role, text)) for role, text in turns)
+        prefill.turns.turns.extend(pb.Turn(role=role, text=string(role, text)) for role, text in turns)
     elif (text := options.get("text")) is not None:
-        prefill.text = _text("text", text)
+        prefill.text = string("text", text)
     elif (tokens := options.get("tokens")) is not None:
         prefill.tokens.ids.extend(token_ids("tokens", tokens))
     elif (copy := options.get("copy")) is not None:
@@ -104,9 +89,9 @@ def decode_call(message_id: str, parents: Sequence[Edge], options: DecodeOptions
             raise ValueError("header_tokens replace role and prefix: give one or the other")
         decode.header.tokens.ids.extend(token_ids("header_tokens", header))
     else:
-        decode.header.turn.role = _text("role", options.get("role", "assistant"))
-        decode.header.turn.text = _text("prefix", options.get("prefix", ""))
-    decode.sampling.CopyFrom(_sampling(options))
+        decode.header.turn.role = string("role", options.get("role", "assistant"))
+        decode.header.turn.text = string("prefix", options.get("prefix", ""))
+    decode.sampling.CopyFrom(sampling(options))
     forced = options.get("forced")
     if forced is not None:
         decode.forced.ids.extend(token_ids("forced", forced))
@@ -116,24 +101,19 @@ def decode_call(message_id: str, parents: Sequence[Edge], options: DecodeOptions
     return call
 
 
-def check_id(what: str, value: str) -> str:
-    """`value`, if it is a legal id. Raises ValueError otherwise."""
-    if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise ValueError(f"{what} must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, not {value!r}")
-    return value
-
-
-def duration(value: float) -> Duration:
-    """Seconds as a protobuf Duration."""
-    nanos = round(_number("a duration in seconds", value, 0.0) * 1e9)
-    return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
-
-
-def token_ids(what: str, ids: Sequence[int]) -> list[int]:
-    """`ids`, if it is a non-empty sequence of token ids. Raises ValueError otherwise."""
-    if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not ids:
-        raise ValueError(f"{what} must be a non-empty list of token ids, not {ids!r}")
-    return [_integer(f"a token id in {what}", i, _UINT32) for i in ids]
+def samples(n: int, options: DecodeOptions) -> list[DecodeOptions]:
+    """The options of `n` samples of one call: see `Workflow.decode_n`."""
+    if integer("n", n, 10_000) == 0:
+        raise ValueError("n is 0; ask for at least one sample")
+    made: list[DecodeOptions] = []
+    for i in range(n):
+        one: DecodeOptions = {**options}
+        if (message_id := options.get("id")) is not None:
+            one["id"] = f"{message_id}-{i}"
+        if (seed := options.get("seed")) is not None:
+            one["seed"] = derived_seed(integer("seed", seed, UINT64), str(i))
+        made.append(one)
+    return made
 
 
 def _call(message_id: str, parents: Sequence[Edge], options: CallOptions) -> pb.Call:
@@ -146,37 +126,14 @@ def _call(message_id: str, parents: Sequence[Edge], options: CallOptions) -> pb.
         seen.add(parent.id)
         call.parents.append(parent.to_proto())
     if (layout := options.get("layout")) is not None:
-        call.layout = _choice("layout", layout, LAYOUTS)
+        call.layout = choice("layout", layout, LAYOUTS)
     if (fidelity := options.get("fidelity")) is not None:
-        call.fidelity = _choice("fidelity", fidelity, FIDELITIES)
+        call.fidelity = choice("fidelity", fidelity, FIDELITIES)
     if (start := options.get("start")) is not None:
-        call.start = _integer("start", start, 2**31 - 1)
+        call.start = integer("start", start, 2**31 - 1)
     if (timeout := options.get("timeout")) is not None:
         call.timeout.CopyFrom(duration(timeout))
     return call
-
-
-def _sampling(options: DecodeOptions) -> pb.Sampling:
-    sampling = pb.Sampling(ignore_eos=bool(options.get("ignore_eos", False)))
-    if (temperature := options.get("temperature")) is not None:
-        sampling.temperature = _number("temperature", temperature, 0.0)
-    if (top_p := options.get("top_p")) is not None:
-        sampling.top_p = _number("top_p", top_p, 0.0, 1.0)
-    if (min_p := options.get("min_p")) is not None:
-        sampling.min_p = _number("min_p", min_p, 0.0, 1.0)
-    if (top_k := options.get("top_k")) is not None:
-        sampling.top_k = _integer("top_k", top_k, _UINT32)
-    if (max_tokens := options.get("max_tokens")) is not None:
-        sampling.max_tokens = _integer("max_tokens", max_tokens, _UINT32)
-    if (seed := options.get("seed")) is not None:
-        sampling.seed = _integer("seed", seed, _UINT64)
-    stop = options.get("stop") or ()
-    sampling.stop.extend(_text("stop", s) for s in ([stop] if isinstance(stop, str) else stop))
-    if stop_ids := options.get("stop_token_ids"):
-        sampling.stop_token_ids.extend(token_ids("stop_token_ids", stop_ids))
-    if options.get("logprobs"):
-        sampling.logprobs = 1
-    return sampling
 
 
 def _known(verb: str, options: CallOptions, names: frozenset[str]) -> None:
@@ -189,32 +146,4 @@ def _turns(turns: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
     pairs = list(turns or ())
     if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise ValueError(f"turns must be a non-empty list of (role, text) pairs, not {turns!r}")
-    return [(_text("a turn's role", role), text) for role, text in pairs]
-
-
-def _choice(what: str, value: str, choices: dict[str, _T]) -> _T:
-    if value not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
-    return choices[value]
-
-
-def _text(what: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{what} must be a string, not {type(value).__name__}")
-    return value
-
-
-def _integer(what: str, value: object, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an integer, not {value!r}")
-    if not 0 <= value <= most:
-        raise ValueError(f"{what} must be from 0 to {most}, not {value}")
-    return value
-
-
-def _number(what: str, value: object, least: float, most: float = float("inf")) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{what} must be a number, not {value!r}")
-    if not least <= value <= most or value == float("inf"):
-        raise ValueError(f"{what} must be from {least:g} to {most:g}, not {value!r}")
-    return float(value)
+    return [(string("a turn's role", role), text) for role, text in pairs]

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from pavane.clients.calls import PrefillOptions, check_id, content, token_ids
+from pavane.clients.calls import PrefillOptions, content
+from pavane.clients.checks import check_id, token_ids
 from pavane.clients.errors import WorkflowClosed
 from pavane.clients.results import ServerInfo, server_info
 from pavane.clients.retry import RetryPolicy

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import PavaneError
-from pavane.clients.results import Delta, Result, call_error, result
+from pavane.clients.results import Delta, Result, call_error, result, top_logprobs
 from pavane.protos.v1 import pavane_pb2 as pb
 
 if TYPE_CHECKING:
@@ -135,17 +135,18 @@ class Message(Parent):
     def _push_new(self, delta: pb.Delta) -> None:
         """What of a delta is not here yet: after a resumption it may come merged with what is."""
         text, tokens, logprobs = delta.text, tuple(delta.tokens), tuple(delta.logprobs)
+        top = top_logprobs(delta.top_logprobs)
         if delta.HasField("first_token"):
             known = max(0, self._tokens_held - delta.first_token)
-            tokens, logprobs = tokens[known:], logprobs[known:]
+            tokens, logprobs, top = tokens[known:], logprobs[known:], top[known:]
             text = text[max(0, self._chars_held - delta.first_char) :]
-        self._push(text, tokens, logprobs)
+        self._push(Delta(text, tokens, logprobs, top))
 
-    def _push(self, text: str, tokens: tuple[int, ...], logprobs: tuple[float, ...]) -> None:
-        if text or tokens:
-            self._deltas.append(Delta(text, tokens, logprobs))
-            self._tokens_held += len(tokens)
-            self._chars_held += len(text)
+    def _push(self, delta: Delta) -> None:
+        if delta.text or delta.tokens:
+            self._deltas.append(delta)
+            self._tokens_held += len(delta.tokens)
+            self._chars_held += len(delta.text)
 
     def _complete(self, message: pb.Message) -> None:
         """After a lost connection the last deltas may be missing: what the readers lack comes as one more."""
@@ -157,7 +158,10 @@ class Message(Parent):
         text = generated if generated.startswith(seen) else full
         tokens = message.tokens[message.content_begin : message.content_end]
         self._push(
-            text[len(seen) :] if text.startswith(seen) else "",
-            tuple(tokens[sum(len(d.tokens) for d in self._deltas) :]),
-            tuple(message.logprobs[sum(len(d.logprobs) for d in self._deltas) :]),
+            Delta(
+                text[len(seen) :] if text.startswith(seen) else "",
+                tuple(tokens[sum(len(d.tokens) for d in self._deltas) :]),
+                tuple(message.logprobs[sum(len(d.logprobs) for d in self._deltas) :]),
+                top_logprobs(message.top_logprobs[sum(len(d.top_logprobs) for d in self._deltas) :]),
+            )
         )

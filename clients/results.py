@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import EnumDescriptor
 
 
+TopLogprobs = tuple[tuple[int, float], ...]  # the likeliest tokens in one place with their log-probabilities, in order
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer as it comes: new text, new tokens and, if asked for, their log-probabilities.
+    """A piece of an answer as it comes: new text, new tokens and, if asked for, their log-probabilities, and the
+    likeliest tokens in the place of each.
 
     The forced beginning of an answer (`prefix`) is no part of its deltas.
     """
@@ -22,6 +27,7 @@ class Delta:
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,9 @@ class Result:
     """A message as far as it has come.
 
     `state` is "blocked", "queued", "running", "done", "failed" or "cancelled"; `finish` is "end_of_turn", "stop",
-    "length", "forced" or "". `text` is the content without header and trailer, with the forced beginning if
-    there was one; `tokens` are all tokens and `content` those that were sampled or forced, which `logprobs` belong to.
+    "length", "constraint", "forced" or "". `text` is the content without header and trailer, with the forced beginning
+    if there was one; `tokens` are all tokens and `content` those that were sampled or forced, which `logprobs` and
+    `top_logprobs` belong to.
     """
 
     id: str
@@ -79,6 +86,7 @@ class Result:
     seed: int
     receipt: Receipt
     error: str
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,11 @@ def receipt(message: pb.Receipt) -> Receipt:
     )
 
 
+def top_logprobs(places: Iterable[pb.TopLogprobs]) -> tuple[TopLogprobs, ...]:
+    """One entry for each place."""
+    return tuple(tuple(zip(place.tokens, place.logprobs, strict=True)) for place in places)
+
+
 def result(message: pb.Message) -> Result:
     """The typed form of a message."""
     tokens = tuple(message.tokens)
@@ -141,6 +154,7 @@ def result(message: pb.Message) -> Result:
         seed=message.seed,
         receipt=receipt(message.receipt),
         error=message.error.text,
+        top_logprobs=top_logprobs(message.top_logprobs),
     )
 
 

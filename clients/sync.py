@@ -150,6 +150,11 @@ class SyncWorkflow:
         message = self._bridge.call(lambda: self._workflow.decode(*parents, **options))
         return SyncMessage(self._bridge, message)
 
+    def decode_n(self, n: int, *parents: str | Parent, **options: Unpack[DecodeOptions]) -> tuple[SyncMessage, ...]:
+        """`n` answers to the same; see `Workflow.decode_n`."""
+        messages = self._bridge.call(lambda: self._workflow.decode_n(n, *parents, **options))
+        return tuple(SyncMessage(self._bridge, message) for message in messages)
+
     def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
         return self._bridge.run(self._workflow.cancel(*messages, descendants=descendants))

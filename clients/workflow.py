@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, duration, prefill_call
+from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
+from pavane.clients.checks import duration
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
 from pavane.clients.message import Message
@@ -136,6 +137,14 @@ class Workflow:
         """
         edges = self._edges(parents)
         return self._submit(decode_call(self._new_id(options.get("id")), edges, options))
+
+    def decode_n(self, n: int, *parents: str | Parent, **options: Unpack[DecodeOptions]) -> tuple[Message, ...]:
+        """`n` answers to the same, each a message: with an `id` they are called id-0, id-1 ..., with a `seed` each gets
+        one of its own, derived from the seed and its number, and is the same whatever `n` is.
+
+        Returns at once. Raises ValueError or TypeError for what is wrong here; the server's errors come by the handles.
+        """
+        return tuple(self.decode(*parents, **one) for one in samples(n, options))
 
     async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""

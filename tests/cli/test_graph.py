@@ -1,8 +1,9 @@
 import pytest
 
-from pavane.cli.graph import GraphError, derived_seed, load_graph
+from pavane.cli.graph import GraphError, load_graph
 from pavane.cli.run import EXAMPLES
 from pavane.clients import Edge
+from pavane.clients.sampling import derived_seed
 
 GOOD = """\
 description: small

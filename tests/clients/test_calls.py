@@ -3,10 +3,11 @@ import sys
 
 import pytest
 
-from pavane.clients.calls import decode_call, prefill_call
+from pavane.clients.calls import decode_call, prefill_call, samples
 from pavane.clients.edges import Edge
 from pavane.clients.errors import InvalidRequest, ResourceExhausted, Unavailable
 from pavane.clients.retry import Backoff, RetryPolicy, retriable
+from pavane.clients.sampling import derived_seed
 from pavane.protos.v1 import pavane_pb2 as pb
 
 
@@ -65,11 +66,49 @@ def test_wrong_prefills_are_refused_in_words(options, says):
         ({"header_tokens": [1], "prefix": "So"}, "header_tokens replace"),
         ({"one_pass": True}, "give forced"),
         ({"fidelity": "high"}, "reuse, exact"),
+        ({"repetition_penalty": 11}, "repetition_penalty must be from 0 to 10"),
+        ({"presence_penalty": -2.5}, "presence_penalty must be from -2 to 2"),
+        ({"frequency_penalty": "much"}, "frequency_penalty must be a number"),
+        ({"logit_bias": [5]}, "logit_bias must map token ids"),
+        ({"logit_bias": {"five": 1.0}}, "a token id in logit_bias must be an integer"),
+        ({"logit_bias": {5: 101}}, r"logit_bias\[5\] must be from -100 to 100"),
+        ({"logit_bias": {5: float("inf")}}, r"logit_bias\[5\] must be"),
+        ({"min_tokens": -1}, "min_tokens must be from 0"),
+        ({"logprobs": "all"}, "logprobs must be an integer"),
+        ({"json_schema": 5}, "json_schema must be a string"),
+        ({"regex": "a", "grammar": "b"}, "regex and grammar exclude each other"),
     ],
 )
 def test_wrong_decodes_are_refused_in_words(options, says):
     with pytest.raises((ValueError, TypeError), match=says):
         decode_call("a", [], options)
+
+
+def test_sampling_options_on_the_wire():
+    sampling = decode_call(
+        "a",
+        [],
+        {
+            "repetition_penalty": 1.25, "presence_penalty": -1, "frequency_penalty": 0.5, "min_tokens": 3,
+            "logit_bias": {5: 2, 7: float("-inf")}, "logprobs": True, "json_schema": {"type": "null"},
+        },
+    ).decode.sampling  # fmt: skip
+    assert sampling == pb.Sampling(
+        repetition_penalty=1.25, presence_penalty=-1.0, frequency_penalty=0.5, min_tokens=3,
+        logit_bias={5: 2.0, 7: float("-inf")}, logprobs=1, json_schema='{"type": "null"}',
+    )  # fmt: skip
+    assert decode_call("a", [], {"logprobs": 4, "regex": "a|b"}).decode.sampling == pb.Sampling(logprobs=4, regex="a|b")
+
+
+def test_samples_have_names_and_seeds_of_their_own():
+    made = samples(3, {"id": "a", "seed": 7, "top_k": 5})
+    assert [one["id"] for one in made] == ["a-0", "a-1", "a-2"]
+    assert [one["seed"] for one in made] == [derived_seed(7, str(i)) for i in range(3)]
+    assert len({one["seed"] for one in made}) == 3
+    assert made[:2] == samples(2, {"id": "a", "seed": 7, "top_k": 5})
+    assert samples(2, {"top_k": 5}) == [{"top_k": 5}] * 2
+    with pytest.raises(ValueError, match="at least one sample"):
+        samples(0, {})
 
 
 def test_ids_and_parents_are_checked():

@@ -1,0 +1,66 @@
+"""Checks of single values, in words that say what they should be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+UINT32 = 2**32 - 1
+UINT64 = 2**64 - 1
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_T = TypeVar("_T")
+
+
+def check_id(what: str, value: str) -> str:
+    """`value`, if it is a legal id. Raises ValueError otherwise."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise ValueError(f"{what} must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, not {value!r}")
+    return value
+
+
+def duration(value: float) -> Duration:
+    """Seconds as a protobuf Duration."""
+    nanos = round(number("a duration in seconds", value, 0.0) * 1e9)
+    return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+
+
+def token_ids(what: str, ids: Sequence[int]) -> list[int]:
+    """`ids`, if it is a non-empty sequence of token ids. Raises ValueError otherwise."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or not ids:
+        raise ValueError(f"{what} must be a non-empty list of token ids, not {ids!r}")
+    return [integer(f"a token id in {what}", i, UINT32) for i in ids]
+
+
+def choice(what: str, value: str, choices: dict[str, _T]) -> _T:
+    """The meaning of a word. Raises ValueError if it has none."""
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+    return choices[value]
+
+
+def string(what: str, value: object) -> str:
+    """`value`, if it is a string. Raises TypeError otherwise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, not {type(value).__name__}")
+    return value
+
+
+def integer(what: str, value: object, most: int) -> int:
+    """`value`, if it is an integer from 0 to `most`. Raises TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an integer, not {value!r}")
+    if not 0 <= value <= most:
+        raise ValueError(f"{what} must be from 0 to {most}, not {value}")
+    return value
+
+
+def number(what: str, value: object, least: float, most: float = float("inf")) -> float:
+    """`value`, if it is a finite number from `least` to `most`. Raises TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what} must be a number, not {value!r}")
+    if not least <= value <= most or value == float("inf"):
+        raise ValueError(f"{what} must be from {least:g} to {most:g}, not {value!r}")
+    return float(value)
