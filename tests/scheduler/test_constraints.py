@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -157,3 +158,49 @@ def test_masks_are_asked_for_once_a_step_and_only_if_needed() -> None:
     harness.submit(constrained("b", 1, ("qrst",)), constrained("c", 2, ("tu",)), decode("d", [80], max_tokens=9))
     harness.run()
     assert letters.waited == 4
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_steps(seed: int) -> None:
+    """Cancelling, evicting, failing steps, a pool that is too small: whatever ends well is one of the texts."""
+    rng = random.Random(seed)
+    long = "abcdefghijklmnopqrstuvwxyz"
+    texts = (*TEXTS, long, long[3:], long[::-1])
+    runner = ChoosingRunner(70)
+    harness = Harness(runner, 70, text=Letters(), token_budget=rng.choice([2, 9, 64]), max_running=rng.choice([2, 8]))
+    for i in range(150):
+        dice = rng.random()
+        if dice < 0.25 and i < 110:
+            fields: dict[str, Any] = {
+                "stop": rng.choice([(), ("jk",), ("z", "b")]),
+                "min_tokens": rng.choice([0, 0, 3, 60]),
+                "repetition_penalty": rng.choice([1.0, 2.0]),
+                "breaks": rng.choice([None, None, "abcde", "qr"]),
+            }
+            harness.submit(constrained(f"x{i}", rng.randrange(1000), texts, **fields))
+        elif dice < 0.3:
+            waiting = [c.id for w in harness.scheduler.graph.workflows.values() for c in w.calls.values()]
+            if waiting:
+                harness.scheduler.cancel("", "w", [rng.choice(waiting)], False, harness.now)
+                harness.collect()
+        elif dice < 0.35:
+            harness.cache.evict(rng.choice([3, 100]))
+        else:
+            runner.fail_next = rng.random() < 0.05
+            harness.step()
+    runner.fail_next = False
+    harness.run()
+    done = [outcome for outcome in harness.ended.values() if outcome.state is State.DONE]
+    assert len(done) > 2
+    for outcome in done:
+        if outcome.finish is Finish.STOP:
+            assert any(text.startswith(told(outcome)) for text in texts)
+        else:
+            assert told(outcome) in texts
+    for outcome in harness.ended.values():
+        if outcome.state is State.FAILED:
+            assert outcome.failure is not None
+            assert outcome.failure.reason in (Reason.NOTHING_ALLOWED, Reason.RUNNER_FAILED)
+            if outcome.failure.reason is Reason.NOTHING_ALLOWED:
+                assert told(outcome) in ("abcde", "qr")
+    assert all(call.edits is None for w in harness.scheduler.graph.workflows.values() for call in w.calls.values())
