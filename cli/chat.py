@@ -3,6 +3,7 @@
 examples:
   pavane chat --system "You answer in one sentence."
   echo "Name a river." | pavane chat --max-tokens 20
+  echo "Is 91 prime?" | pavane chat --regex "yes|no"
 
 /exit or Ctrl-D leaves; Ctrl-C stops an answer.
 """
@@ -14,7 +15,8 @@ import sys
 from collections.abc import Iterator
 
 from pavane.cli.connect import add_server_arguments, no_server, receipt_line
-from pavane.clients import CallFailed, PavaneError, SyncClient, SyncMessage, SyncWorkflow, Unavailable
+from pavane.cli.sampling import add_sampling_arguments, sampling_options
+from pavane.clients import CallFailed, DecodeOptions, PavaneError, SyncClient, SyncMessage, SyncWorkflow, Unavailable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,19 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="how the model should behave")
     parser.add_argument("--max-tokens", type=int, default=512, help="limit of one answer; default: %(default)s")
-    parser.add_argument("--temperature", type=float, help="0 is greedy; default: 1")
+    add_sampling_arguments(parser)
     parser.add_argument("--fidelity", choices=("reuse", "exact"), help="of all edges; default: reuse")
 
 
 def run(args: argparse.Namespace) -> int:
     """Talks until the input ends. Returns 0, or 1 if an answer failed."""
+    options = sampling_options(args)
     with SyncClient(args.server, namespace=args.namespace) as client:
         try:
             info = client.server_info()
         except Unavailable as error:
             raise no_server(args.server, error) from error
         with client.workflow() as wf:
-            chat = Chat(wf, args)
+            chat = Chat(wf, args, options)
             if sys.stdin.isatty():
                 print(f"{info.model} at {args.server} · /exit leaves, Ctrl-C stops an answer")
             for text in _turns():
@@ -45,10 +48,9 @@ def run(args: argparse.Namespace) -> int:
 class Chat:
     """The messages so far: every turn sees all of them."""
 
-    def __init__(self, wf: SyncWorkflow, args: argparse.Namespace) -> None:
+    def __init__(self, wf: SyncWorkflow, args: argparse.Namespace, options: DecodeOptions) -> None:
         self._wf = wf
-        self._max_tokens: int = args.max_tokens
-        self._temperature: float | None = args.temperature
+        self._options: DecodeOptions = {**options, "max_tokens": args.max_tokens, "fidelity": args.fidelity}
         self._fidelity = args.fidelity
         self._seen: list[SyncMessage] = []
         self.failures = 0
@@ -58,13 +60,7 @@ class Chat:
     def turn(self, text: str) -> None:
         """One question and its answer, printed as it comes."""
         question = self._wf.prefill(*self._seen, user=text, fidelity=self._fidelity)
-        answer = self._wf.decode(
-            *self._seen,
-            question,
-            max_tokens=self._max_tokens,
-            temperature=self._temperature,
-            fidelity=self._fidelity,
-        )
+        answer = self._wf.decode(*self._seen, question, **self._options)
         shown = ""
         try:
             try:

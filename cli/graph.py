@@ -222,6 +222,8 @@ class _Reader:
             return _VARIABLE.sub(lambda match: self._variable(node, match[1]), value)
         if isinstance(value, list):
             return [self._fill(node, item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._fill(node, item) for key, item in value.items()}
         return value
 
     def _variable(self, node: yaml.Node, name: str) -> str:

@@ -1,5 +1,6 @@
 """The commands as they are used, against a fake server in a process of its own."""
 
+import argparse
 import io
 import json
 import subprocess
@@ -12,6 +13,7 @@ from pavane.bench.server_process import ServerFailed, ServerProcess
 from pavane.cli import main
 from pavane.cli.board import LineBoard, LiveBoard
 from pavane.cli.demo import comparison, verdict
+from pavane.cli.sampling import add_sampling_arguments, sampling_options
 from pavane.clients import Client
 from pavane.clients.workflows.debate import Debate, run_debate
 
@@ -64,6 +66,33 @@ def test_chat_reads_a_pipe(target):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "m2-0 m2-1 \nm4-0 m4-1 \n"
     assert done.stderr.splitlines()[1].startswith("40 in place, 0 moved, 1 encoded, 2 generated")
+
+
+def test_options_of_sampling(tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "null"}')
+    parser = argparse.ArgumentParser()
+    add_sampling_arguments(parser)
+    assert sampling_options(parser.parse_args([])) == {}
+    told = ["--top-p", "0.5", "--repetition-penalty", "1.2", "--json-schema", str(schema)]
+    expected = {"top_p": 0.5, "repetition_penalty": 1.2, "json_schema": '{"type": "null"}'}
+    assert sampling_options(parser.parse_args(told)) == expected
+    assert sampling_options(parser.parse_args(["--regex", "a|b"])) == {"regex": "a|b"}
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (["--top-p", "1.5"], "top_p must be from 0 to 1"),
+        (["--frequency-penalty", "-3"], "frequency_penalty must be from -2 to 2"),
+        (["--json-schema", "nowhere.json"], "nowhere.json"),
+        (["--regex", "a", "--grammar", "b.lark"], "not allowed with argument"),
+    ],
+)
+def test_chat_refuses_sampling_that_cannot_be(target, told, says):
+    done = pavane("chat", "--server", target, *told, input="")
+    assert done.returncode == 2
+    assert says in done.stderr
 
 
 async def test_the_debate_and_its_table(serve):

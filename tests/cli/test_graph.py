@@ -43,6 +43,13 @@ def test_a_graph_is_read(read):
     assert final.decode["stop"] == ["\n\n", "3+3?"]
 
 
+def test_values_may_be_mappings(read):
+    options = '{json_schema: {enum: [a, "{{problem}}"]}, logit_bias: {5: 1.5, 7: -.inf}}'
+    final = read(GOOD.replace("decode:\n", f"decode: {options}\n"), {"problem": "b"}).nodes[1]
+    assert final.decode["json_schema"] == {"enum": ["a", "b"]}
+    assert final.decode["logit_bias"] == {5: 1.5, 7: float("-inf")}
+
+
 def test_seeds_and_fidelity_of_the_run(read):
     assert derived_seed(1, "a") == derived_seed(1, "a")
     assert len({derived_seed(seed, i) for seed in (1, 2) for i in "abc"}) == 6
