@@ -70,11 +70,14 @@ def _score(call: Call, decode: DecodeSpec, taken: Taken) -> None:
 
 def _nothing_allowed(call: Call) -> Failure:
     """No token may come next, and the content may not end."""
-    constraint = call.edits.constraint if call.edits is not None else None
+    if call.edits is None:
+        text = f"call {call.id!r}: the model's logits after {call.generated} generated tokens are not numbers"
+        return Failure(Reason.RUNNER_FAILED, text, (call.id,))
+    constraint = call.edits.constraint
     if constraint is not None and constraint.error:
         why = f"its constraint cannot be followed any further: {constraint.error}"
     else:
-        why = "logit_bias, min_tokens and the constraint forbid every token; allow some of them"
+        why = "logit_bias, min_tokens and the constraint together forbid every one; allow some"
     return Failure(
         Reason.NOTHING_ALLOWED,
         f"call {call.id!r} finds no token after {call.generated} generated ones: {why}",

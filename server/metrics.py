@@ -30,6 +30,9 @@ class Metrics:
         self._forward = histogram("forward_seconds", "The forward pass of a step, up to the logits.", _STEP)
         self._tokens = Counter("pavane_tokens", "Tokens of ended calls by class.", ["class"], registry=registry)
         self._ended = Counter("pavane_calls_ended", "Calls by how they ended.", ["state"], registry=registry)
+        self._finished = Counter(
+            "pavane_request_success", "Answers by why they ended.", ["finished_reason"], registry=registry
+        )
         self._rows = Counter("pavane_rows", "Tokens encoded by the runner.", registry=registry)
         self._last_token: dict[tuple[tuple[str, str], str], float] = {}
         pool, counts = scheduler.cache.pool, scheduler.counts
@@ -66,6 +69,8 @@ class Metrics:
         self._ended.labels(outcome.state.value).inc()
         if outcome.decode and receipt.first_token_s:
             self._ttft.observe(receipt.first_token_s)
+        if outcome.finish is not None and outcome.state is State.DONE:
+            self._finished.labels(outcome.finish.value).inc()
         if outcome.state is State.DONE:
             self._end_to_end.observe(receipt.total_s - receipt.blocked_s)
         for name in ("in_place", "repositioned", "encoded", "generated", "trailer", "reencoded"):

@@ -78,6 +78,7 @@ async def test_metrics(server: ServerProcess, wire: Wire) -> None:
     assert grown["pavane_calls_ended_total done"] == 3
     assert grown["pavane_calls_ended_total cancelled"] == 3
     assert grown.get("pavane_calls_ended_total failed", 0) == 0
+    assert grown["pavane_request_success_total length"] == 2
     assert grown["pavane_time_to_first_token_seconds_count"] == 3  # the cancelled one had begun; the prefill has none
     assert 0 < grown["pavane_time_to_first_token_seconds_sum"] < 30
     assert grown["pavane_inter_token_latency_seconds_count"] >= 4

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from support.choosing import Asked, ChoosingRunner
 from support.harness import Harness, decode, prefill
@@ -120,6 +122,21 @@ def test_a_call_that_may_take_nothing_fails_alone() -> None:
     assert child is not None
     assert child.reason == Reason.PARENT_FAILED
     assert [len(content(harness.outcome(id))) for id in "ab"] == [4, 4]
+
+
+def test_a_model_that_gives_no_numbers_fails_the_call() -> None:
+    class Broken(ChoosingRunner):
+        def logits(self, seed: int, index: int) -> npt.NDArray[np.float64]:
+            return super().logits(seed, index) * (np.nan if (seed, index) == (2, 3) else 1)
+
+    harness = Harness(Broken(200), 200)
+    harness.submit(decode("a", [3], seed=1, max_tokens=6), decode("b", [4], seed=2, max_tokens=6))
+    harness.run()
+    assert harness.outcome("a").finish is Finish.LENGTH
+    failure = harness.outcome("b").failure
+    assert failure is not None
+    assert failure.reason == Reason.RUNNER_FAILED
+    assert "after 3 generated tokens are not numbers" in failure.text
 
 
 def test_likeliest_tokens_are_kept_with_each_token() -> None:

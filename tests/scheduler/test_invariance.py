@@ -10,13 +10,13 @@ from support.graphs import graphs
 from support.harness import BACKENDS, Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 
-from pavane.scheduler.spec import CallSpec, ParentSpec, State
+from pavane.scheduler.spec import CallSpec, ParentSpec, State, Top
 
 torch.set_num_threads(1)
 CONFIG = tiny_config()
 WEIGHTS = tiny_weights(CONFIG)
 SLOTS = 2000
-Told = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]
+Told = dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[Top, ...]]]
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -38,9 +38,9 @@ def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: in
 
 
 def told(harness: Harness, calls: Sequence[CallSpec]) -> Told:
-    """Tokens and log-probabilities of the calls that are done."""
+    """Tokens, log-probabilities and likeliest tokens of the calls that are done."""
     outcomes = [harness.outcome(call.id) for call in calls]
-    return {o.id: (o.tokens, o.logprobs) for o in outcomes if o.state is State.DONE}
+    return {o.id: (o.tokens, o.logprobs, o.top) for o in outcomes if o.state is State.DONE}
 
 
 def alone(calls: Sequence[CallSpec], bos: int | None) -> Told:
@@ -137,8 +137,10 @@ def story() -> list[CallSpec]:
         prefill("doc", line(61, 1)),
         prefill("user", line(13, 2), "system"),
         decode("one", line(3, 3), "system", "user", max_tokens=20, logprobs=True, seed=5),
-        decode("two", line(3, 4), "doc", "system", "user", max_tokens=33, logprobs=True, seed=6, temperature=0.8),
-        decode("three", line(4, 5), "two", "one", "doc", max_tokens=25, logprobs=True, temperature=0.0),
+        decode("two", line(3, 4), "doc", "system", "user", max_tokens=33, logprobs=5, seed=6, temperature=0.8,
+               repetition_penalty=1.3, frequency_penalty=0.4),
+        decode("three", line(4, 5), "two", "one", "doc", max_tokens=25, logprobs=2, temperature=0.0,
+               presence_penalty=1.5, logit_bias=((40, 1.5), (41, float("-inf")))),
         decode("four", line(4, 6), ParentSpec("three", exact=True), ParentSpec("doc", exact=True),
                forced=tuple(line(18, 7)), logprobs=True, one_pass=True),
     ]  # fmt: skip
