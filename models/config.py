@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from pavane.kernels.rope import RopeParameters
 
+# Why the families Gemma 2 and 3 are refused, in the words of an error.
+GEMMA_LACKS = (
+    "what is missing: soft caps of attention scores and logits, windows and RoPE that differ by layer; choose a model "
+    "of the Llama, Mistral or Qwen families"
+)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -33,6 +39,14 @@ class ModelConfig:
     qkv_bias: bool
     qk_norm: bool
     window: int | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window of `size` tokens, and the field, its value and the layers that `source` names."""
+
+    size: int
+    source: str
 
 
 def layer_weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -21,6 +21,11 @@ class Fields:
         self._read.add(key)
         return self._values.get(key)
 
+    def given(self, key: str, default: object) -> object:
+        """Like `get`, but a field that is written as null is None, and one that is not written `default`."""
+        self._read.add(key)
+        return self._values.get(key, default)
+
     def name(self, key: str) -> str:
         return self._label + key
 

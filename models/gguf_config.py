@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from pavane.kernels.rope import RopeParameters
-from pavane.models.config import ModelConfig
+from pavane.models.config import GEMMA_LACKS, ModelConfig
 from pavane.models.errors import ModelError
 from pavane.models.fields import Fields, group_size
 
@@ -111,10 +111,7 @@ def from_gguf_metadata(
 
 def _missing_for(name: object) -> str:
     if name in ("gemma2", "gemma3"):
-        return (
-            "what is missing: soft caps of attention scores and logits, windows and RoPE that differ by layer; choose "
-            "a model of the Llama, Mistral or Qwen families"
-        )
+        return GEMMA_LACKS
     known = ", ".join(f"{key!r} ({architecture.covers})" for key, architecture in ARCHITECTURES.items())
     return f"only {known}; choose a model of those"
 

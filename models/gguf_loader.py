@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pavane.models.config import ModelConfig, weight_shapes
+from pavane.models.config import ModelConfig, Window, weight_shapes
 from pavane.models.errors import ModelError
 from pavane.models.gguf_config import ARCHITECTURES, from_gguf_metadata
 from pavane.models.gguf_file import GgufFile, GgufTensor, open_gguf
@@ -53,7 +53,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
         if interleaved and (".q_proj." in name or ".k_proj." in name):
             tensor = _rotate_half_rows(tensor, shape[0] // config.head_dim)
         weights[name] = tensor
-    return LoadedModel(config, weights, tokenizer, gguf_name(file, path), files=(path,))
+    return LoadedModel(config, weights, tokenizer, gguf_name(file, path), files=(path,), window=gguf_window(config))
 
 
 def read_config(file: GgufFile) -> ModelConfig:
@@ -61,6 +61,12 @@ def read_config(file: GgufFile) -> ModelConfig:
     divisors = file.tensors.get(_ROPE_FREQS)
     values = tuple(divisors.read(torch.float32).flatten().tolist()) if divisors else ()
     return from_gguf_metadata(file.fields, file.tensors.keys(), values)
+
+
+def gguf_window(config: ModelConfig) -> Window | None:
+    if config.window is None:
+        return None
+    return Window(config.window, f"{config.architecture}.attention.sliding_window = {config.window} in all layers")
 
 
 def gguf_name(file: GgufFile, path: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pavane.models.config import ModelConfig
+from pavane.models.config import ModelConfig, Window
 from pavane.models.tokenizer_spec import TokenizerSpec
 
 
@@ -18,6 +18,7 @@ class LoadedModel:
             and biases are float32, all others of the dtype asked for.
         files: those that decide the weights; none if they are random.
         seed: of random weights.
+        window: where the smallest sliding window comes from, for errors.
     """
 
     config: ModelConfig
@@ -26,3 +27,4 @@ class LoadedModel:
     name: str
     files: tuple[Path, ...]
     seed: int | None = None
+    window: Window | None = None

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,9 +27,8 @@ from pavane.kernels.batch import Runner
 from pavane.kernels.cpu import cpu_attention
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable, rope_frequencies
-from pavane.models.default import default_model_path
 from pavane.models.llama import LlamaModel
-from pavane.models.loader import LoadedModel, load_model
+from pavane.models.loader import LoadedModel, find_model, load_model
 from pavane.models.runner import ModelRunner
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
@@ -119,12 +117,18 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
     _check_address(config)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    path = Path(config.model) if config.model else default_model_path()
+    path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    loaded = await asyncio.to_thread(load_model, path, dtype)
+    loaded = await asyncio.to_thread(load_model, path, dtype, config.load_format)
     if config.max_model_len > loaded.config.max_position:
         raise ConfigError(
             f"--max-model-len is {config.max_model_len}; the model was trained for {loaded.config.max_position}"
+        )
+    positions = config.max_model_len or loaded.config.max_position
+    if loaded.window is not None and loaded.window.size < positions:
+        raise ConfigError(
+            f"{loaded.window.source} is not supported beyond its size, and {positions} positions would be served; set "
+            f"--max-model-len {loaded.window.size}"
         )
     tokenizer = Tokenizer(loaded.tokenizer)
     chat = choose_chat_format(loaded.tokenizer, tokenizer, config.chat_format)
@@ -132,7 +136,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     if bos_id is None and chat.begins_with_bos:
         bos_id = loaded.tokenizer.bos_id
     # Offsets count from after BOS, which takes one of the positions that the model was trained for.
-    max_model_len = (config.max_model_len or loaded.config.max_position) - (bos_id is not None)
+    max_model_len = positions - (bos_id is not None)
     vocab_size = loaded.config.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(f"the model has {vocab_size} embeddings for {tokenizer.vocab_size} tokens; convert it again")
@@ -141,7 +145,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     cache = GraphCache(
         config.num_slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(_digest, path) + str(dtype).encode(),
+        identity=await asyncio.to_thread(_digest, loaded) + str(dtype).encode(),
         absolute=config.batch_invariant,
     )
     scheduler = Scheduler(
@@ -180,10 +184,13 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer))
 
 
-def _digest(path: Path) -> bytes:
-    """Of the model's bytes: weights, config and tokenizer."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+def _digest(loaded: LoadedModel) -> bytes:
+    """Of what decides the encodings: the config, and the files of the weights or the seed of random ones."""
+    digest = hashlib.blake2b(repr((loaded.config, loaded.seed)).encode())
+    for path in loaded.files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.digest()
 
 
 def _give_back_memory() -> None:

