@@ -79,4 +79,5 @@ def _dummy_folder(path: Path, dtype: torch.dtype) -> LoadedModel:
 
 
 def _gguf_hint(found: list[Path]) -> str:
-    return f", but {len(found)} GGUF files ({', '.join(path.name for path in found[:3])}, ...)" if found else ""
+    names = ", ".join(path.name for path in found[:3]) + (", ..." if len(found) > 3 else "")
+    return f", but {len(found)} GGUF files ({names})" if found else ""

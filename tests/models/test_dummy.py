@@ -64,7 +64,7 @@ def test_a_folder_of_one_gguf_file(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "a.gguf", config, stored(config, tiny_weights(config)))
     assert load_model(tmp_path, torch.float32).files == (path,)
     path.with_name("b.gguf").write_bytes(path.read_bytes())
-    with pytest.raises(ModelError, match=r"has no config.json, but 2 GGUF files \(a.gguf, b.gguf"):
+    with pytest.raises(ModelError, match=r"has no config.json, but 2 GGUF files \(a.gguf, b.gguf\)"):
         load_model(tmp_path, torch.float32)
 
 
