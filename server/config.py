@@ -44,7 +44,11 @@ class ServerConfig:
         16_384, "calls accepted and not ended, at most; beyond, Submit is refused for now"
     )
     max_message_mb: int = _flag(64, "size of one gRPC message, at most")
-    chat_format: str = _flag("auto", "how turns become tokens; auto: as the model's own template, or chatml, llama3")
+    chat_format: str = _flag(
+        "auto",
+        "how turns become tokens; auto: as the model's own template; or chatml, llama3, llama2, mistral, qwen3, gemma, "
+        "or a JSON file that describes it",
+    )
     batch_invariant: bool = _flag(
         False, "results do not depend on the batch, to the bit (with --dtype float32); slower"
     )

@@ -47,7 +47,7 @@ def tokenizer_json(spec: TokenizerJsonSpec) -> Vocabulary:
         singles = byte_ids([data[id] for id in normal], normal)
     else:
         _check_sentence_piece(definition)
-        for id in normal:
+        for id in set(range(len(tokens))) - control:
             data[id] = piece_bytes(tokens[id])
         singles = fallback_ids(ids)
     plain = _plain(special, definition, control, tokens)

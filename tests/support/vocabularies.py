@@ -79,7 +79,12 @@ def byte_level_folder(
 
 
 def sentence_piece_folder(
-    folder: Path, special: Sequence[str], *, scheme: str = "legacy", bos: str | None = "<s>"
+    folder: Path,
+    special: Sequence[str],
+    literal: Sequence[str] = (),
+    *,
+    scheme: str = "legacy",
+    bos: str | None = "<s>",
 ) -> tokenizers.Tokenizer:
     """Write the tokenizer.json of a SentencePiece tokenizer with byte fallback.
 
@@ -112,7 +117,7 @@ def sentence_piece_folder(
     if scheme != "never":
         joined.append(decoders.Strip(" ", 1, 0))
     made.decoder = decoders.Sequence(joined)
-    return _saved(made, folder, ["<unk>", "<s>", "</s>", *special], (), bos)
+    return _saved(made, folder, ["<unk>", "<s>", "</s>", *special], literal, bos)
 
 
 def _saved(

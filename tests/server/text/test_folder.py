@@ -179,6 +179,40 @@ def test_merges_that_make_a_control_token_are_left_out_for_text(tmp_path: Path) 
     assert tokenizer.decode(tokenizer.encode("baab", special=False)) == "baab"
 
 
+def test_words_that_spell_a_control_token_are_left_out_for_text(tmp_path: Path) -> None:
+    """With ignore_merges a word that is in the vocabulary becomes that token, whatever the merges."""
+    made = byte_level_folder(tmp_path, pre(), ["<s>", "fox"])
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    definition["model"]["ignore_merges"] = True
+    definition["model"]["vocab"]["fox"] = made.token_to_id("fox")
+    definition["model"]["vocab"]["<s>"] = made.token_to_id("<s>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = Tokenizer(tokenizer_from_folder(tmp_path))
+    assert tokenizer.control_id("fox") in tokenizer.encode("fox", special=True)
+    plain = tokenizer.encode("fox <s>", special=False)
+    assert not tokenizer.control_ids & set(plain)
+    assert tokenizer.decode(plain) == "fox <s>"
+
+
+def test_added_pieces_have_spaces_like_others(tmp_path: Path) -> None:
+    made = sentence_piece_folder(tmp_path, [], ["\u2581\u2581", "<table>"], scheme="never")
+    tokenizer = Tokenizer(tokenizer_from_folder(tmp_path))
+    ids = tokenizer.encode("a  b<table>", special=False)
+    assert made.token_to_id("\u2581\u2581") in ids
+    assert made.token_to_id("<table>") in ids
+    assert tokenizer.decode(ids) == made.decode(ids) == "a  b<table>"
+
+
+def test_a_real_vocabulary(tmp_path: Path, hugging_face: Any, tokenizer: Tokenizer) -> None:
+    hugging_face.save_pretrained(tmp_path)
+    saved = Tokenizer(tokenizer_from_folder(tmp_path))
+    assert saved.vocab_size == tokenizer.vocab_size
+    assert saved.token_bytes() == tokenizer.token_bytes()
+    assert (saved.bos_id, saved.eos_ids, saved.control_ids) == (None, tokenizer.eos_ids, tokenizer.control_ids)
+    for text in CORPUS:
+        assert saved.encode(text, special=True) == hugging_face(text)["input_ids"]
+
+
 def test_tokens_that_only_the_config_adds(tmp_path: Path) -> None:
     made = llama_3(tmp_path)
     size = made.get_vocab_size()

@@ -1,5 +1,6 @@
 """Tokenizers of GGUF files against the algorithms, written down literally."""
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -232,3 +233,17 @@ def test_a_byte_token_is_not_merged_from_its_spelling() -> None:
     )
     tokenizer = Tokenizer(spec)
     assert tokenizer.decode(tokenizer.encode_inner("<0x41>", after_control=False)) == "<0x41>"
+
+
+@pytest.mark.parametrize("unit", ["word ", "a", " ", "ab", "日"])
+def test_the_cost_of_encoding_is_not_quadratic(pieces: tuple[SentencePieceSpec, Tokenizer], unit: str) -> None:
+    def cost(size: int) -> float:
+        text = unit * (size // len(unit))
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            pieces[1].encode(text, special=False)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert cost(160_000) < 80 * cost(10_000)  # 16 if linear, 256 if quadratic
