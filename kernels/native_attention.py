@@ -1,4 +1,4 @@
-"""DAG attention on a CPU by the C++ kernel: one call per layer."""
+"""DAG attention on a CPU by the C++ kernel: a step's plan, and one call per layer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Batch
-from pavane.kernels.kv import KVStore
+from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable
 
-_DTYPES = (torch.float32, torch.bfloat16)
 
-
-class _PlanStruct(ctypes.Structure):
-    """Plan of dag_attention.cpp."""
+class PlanStruct(ctypes.Structure):
+    """Plan of native/attention.h."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("rows", "pairs", "segments", "heads", "kv_heads", "dim", "bf16")),
+        *((name, ctypes.c_int32) for name in ("rows", "pairs", "segments", "heads", "kv_heads", "dim", "half", "pad")),
         ("slots", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
@@ -33,34 +31,35 @@ class _PlanStruct(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _InputsStruct(ctypes.Structure):
+    """Inputs of native/attention.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v")),
+        *((name, ctypes.c_int64) for name in ("q_stride", "k_stride", "v_stride")),
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class NativePlan:
     """A step's attention, the same for all layers; keeps alive what the struct points to."""
 
-    struct: _PlanStruct
+    struct: PlanStruct
     arrays: tuple[npt.NDArray[np.generic] | torch.Tensor, ...]
 
 
-class NativeAttention:
-    """The attention backend for CPUs with a C++ compiler. Batch-invariant by construction, as long as segments are laid
-    out per call. Raises NoNativeKernelError where it cannot work; TorchAttention can."""
+class Planner:
+    """Makes plans for one cache. Raises NoNativeKernelError where the kernels cannot work."""
 
-    def __init__(self, store: KVStore, rope: RopeTable, heads: int) -> None:
-        layers, kv_heads, slots, dim = store.k.shape
-        self._library = load_native()
-        if dim % 2 or dim > self._library.pavane_max_dim() or heads // kv_heads > self._library.pavane_max_group():
-            raise NoNativeKernelError(
-                f"the attention kernel does not take head_dim {dim} with {heads}/{kv_heads} heads"
-            )
-        self._chunk = int(self._library.pavane_chunk())
-        self._attend = self._library.pavane_attend
-        pointer, stride = ctypes.c_void_p, ctypes.c_int64
-        self._attend.argtypes = [pointer, *(pointer, stride) * 3, pointer, pointer, pointer]
-        self._attend.restype = None
+    def __init__(self, store: BlockedKVStore, rope: RopeTable, heads: int) -> None:
+        self.library = load_native()
+        _, kv_heads, slots, dim = store.shape
+        if dim % 2 or dim > self.library.pavane_max_dim() or heads // kv_heads > self.library.pavane_max_group():
+            raise NoNativeKernelError(f"the kernels do not take head_dim {dim} with {heads}/{kv_heads} heads")
+        self._chunk = int(self.library.pavane_chunk())
         self._rope = rope
-        self._store = store
         self._shape = (heads, kv_heads, dim, slots)
-        self._layers = [(store.k[i].data_ptr(), store.v[i].data_ptr()) for i in range(layers)]
+        self._half = store.dtype is torch.bfloat16
         self._scratch = torch.empty(0)
 
     def plan(self, batch: Batch) -> NativePlan:
@@ -94,8 +93,9 @@ class NativeAttention:
             "merge_pairs": np.argsort(pair_rows, kind="stable").astype(np.int32),
         }
         arrays = {name: np.ascontiguousarray(array, dtype=np.int32) for name, array in ints.items()}
-        struct = _PlanStruct(
-            rows=n, pairs=pairs, segments=segments, heads=heads, kv_heads=kv_heads, dim=dim, slots=slots,
+        struct = PlanStruct(
+            rows=n, pairs=pairs, segments=segments, heads=heads, kv_heads=kv_heads, dim=dim, half=self._half,
+            slots=slots,
             key_cos=tables[0].data_ptr(), key_sin=tables[1].data_ptr(),
             query_cos=tables[2].data_ptr(), query_sin=tables[3].data_ptr(),
             partials=self._scratch.data_ptr(),
@@ -103,19 +103,37 @@ class NativeAttention:
         )  # fmt: skip
         return NativePlan(struct, (*arrays.values(), *tables, self._scratch))
 
+
+class NativeAttention:
+    """The attention backend for CPUs where the model's other layers run in torch. Batch-invariant by construction, as
+    long as segments are laid out per call. Raises NoNativeKernelError where it cannot work; TorchAttention can."""
+
+    def __init__(self, store: BlockedKVStore, rope: RopeTable, heads: int) -> None:
+        if store.dtype is not torch.float32:
+            raise ValueError(f"attention alone needs a float32 cache, not {store.dtype}")
+        self._planner = Planner(store, rope, heads)
+        self._attend = self._planner.library.pavane_attend
+        pointer = ctypes.c_void_p
+        self._attend.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
+        self._attend.restype = None
+        self._store = store
+        self._layers = [(store.k[i].data_ptr(), store.v[i].data_ptr()) for i in range(store.shape[0])]
+
+    def plan(self, batch: Batch) -> NativePlan:
+        return self._planner.plan(batch)
+
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: NativePlan) -> torch.Tensor:
-        """Like TorchAttention.attend; the result has the dtype of q, which is float32 or bfloat16."""
-        if q.dtype not in _DTYPES:
-            q, k, v = q.float(), k.float(), v.float()
-        q, k, v = (x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous() for x in (q, k, v))
-        plan.struct.bf16 = q.dtype is torch.bfloat16
-        out = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype)
+        """Like TorchAttention.attend; the result is float32."""
+        q, k, v = (
+            x if x.dtype is torch.float32 and x.stride()[1:] == (x.shape[2], 1) else x.float().contiguous()
+            for x in (q, k, v)
+        )
+        inputs = _InputsStruct(q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(0), k.stride(0), v.stride(0))
+        out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
         keys, values = self._layers[layer]
         self._attend(
-            ctypes.byref(plan.struct),
-            q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0),
-            keys, values, out.data_ptr(),
-        )  # fmt: skip
+            ctypes.byref(plan.struct), ctypes.byref(inputs), keys, values, torch.get_num_threads(), out.data_ptr()
+        )
         return out
 
 

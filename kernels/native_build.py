@@ -1,4 +1,8 @@
-"""Compiles the C++ kernel once per machine and kernel version, with the compiler that is there."""
+"""The C++ kernels: prebuilt where the package has them, else compiled once per machine and version.
+
+One source, several levels of instructions; the best one that the processor has is loaded. A library is not linked with
+OpenMP: it takes the runtime that torch has loaded, because two of them in one process would fight for the cores.
+"""
 
 from __future__ import annotations
 
@@ -9,63 +13,140 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("dag_attention.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-Wall")
+SOURCE = Path(__file__).with_name("native")
+PREBUILT = SOURCE / "prebuilt"
+FLAGS = (
+    "-std=gnu++20", "-O3", "-ffp-contract=fast", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall",
+    "-Wno-psabi", "-Wno-maybe-uninitialized",
+)  # fmt: skip
 
 
 class NoNativeKernelError(Exception):
-    """The kernel cannot be built or loaded here; the text says why. The torch backend works without it."""
+    """The kernels cannot be built or loaded here; the text says why. The torch path works without them."""
 
 
-def load_native(cache: Path | None = None) -> ctypes.CDLL:
-    """The kernel, from `cache` (default: $XDG_CACHE_HOME/pavane or ~/.cache/pavane), compiled if it is not there."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise NoNativeKernelError("no C++ compiler found: install g++ (or set CXX) for the fast attention kernel")
-    folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavane"
-    library = folder / f"dag_attention-{_fingerprint(compiler)}.so"
+@dataclass(frozen=True)
+class Level:
+    """A set of instructions: the compiler's flags for it, and what /proc/cpuinfo calls what it needs."""
+
+    name: str
+    flags: tuple[str, ...]
+    needs: frozenset[str]
+
+
+_X86_64_V3 = frozenset(["avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"])
+_X86_64_V4 = _X86_64_V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_WIDE = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+LEVELS = {  # the best first
+    "x86_64": (
+        Level("v4-bf16", (*_WIDE, "-mavx512bf16"), _X86_64_V4 | {"avx512_bf16"}),
+        Level("v4", _WIDE, _X86_64_V4),
+        Level("v3", ("-march=x86-64-v3",), _X86_64_V3),
+    ),
+    "aarch64": (Level("armv8", ("-march=armv8-a",), frozenset(["asimd"])),),
+}  # fmt: skip
+
+
+@cache
+def load_native() -> ctypes.CDLL:
+    """The kernels for this processor, compiled into $XDG_CACHE_HOME/pavane or ~/.cache/pavane if need be.
+
+    Raises NoNativeKernelError.
+    """
+    level = _level(os.environ.get("PAVANE_NATIVE_LEVEL", ""))
+    library = PREBUILT / _file_name(level)
+    if not library.exists():
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavane"
+        library = folder / _file_name(level)
     try:
         if not library.exists():
-            _compile(compiler, library)
+            build(level, library)
+        ctypes.CDLL(_openmp(), mode=ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(library))
     except OSError as error:
-        raise NoNativeKernelError(f"the attention kernel cannot be stored or loaded in {folder}: {error}") from None
+        raise NoNativeKernelError(
+            f"the kernels cannot be stored or loaded in {library.parent}: {error}; set XDG_CACHE_HOME to a writable "
+            "folder"
+        ) from None
 
 
-def _compile(compiler: str, library: Path) -> None:
+def build(level: Level, library: Path) -> None:
+    """Compiles the kernels for `level` into the file `library`. Raises NoNativeKernelError or OSError."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise NoNativeKernelError("no C++ compiler found: install g++ (or set CXX) for the fast kernels")
     library.parent.mkdir(parents=True, exist_ok=True)
-    # torch's own OpenMP runtime: a second one in the process would fight with it for the cores.
-    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        built = Path(scratch) / library.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(built), *map(str, openmp[:1])]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        except subprocess.TimeoutExpired:
-            raise NoNativeKernelError(f"{compiler} did not finish in 120 s") from None
-        if done.returncode:
-            raise NoNativeKernelError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+        compiled, built = Path(scratch) / "pavane.o", Path(scratch) / library.name
+        # Linked without -fopenmp: the symbols of the runtime are found when the library is loaded.
+        for command in (
+            [compiler, *FLAGS, *level.flags, "-c", str(SOURCE / "pavane.cpp"), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), "-o", str(built)],
+        ):
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            except subprocess.TimeoutExpired:
+                raise NoNativeKernelError(f"{compiler} did not finish in 300 s") from None
+            if done.returncode:
+                raise NoNativeKernelError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
         built.replace(library)
-    log.info("compiled the attention kernel into %s", library)
+    log.info("compiled the kernels (%s) into %s", level.name, library)
 
 
-def _fingerprint(compiler: str) -> str:
-    """Of all that decides whether a compiled kernel fits: source, flags, compiler, torch, processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = (SOURCE.read_text(), *FLAGS, version, torch.__version__, platform.machine(), _cpu())
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+def _level(forced: str) -> Level:
+    machine = platform.machine()
+    levels = LEVELS.get(machine, ())
+    features = _features()
+    usable = [level for level in levels if level.needs <= features and forced in ("", level.name)]
+    if not usable:
+        asked = f" named {forced!r} (PAVANE_NATIVE_LEVEL)" if forced else ""
+        raise NoNativeKernelError(f"there is no kernel{asked} for this processor ({machine})")
+    return usable[0]
 
 
-def _cpu() -> str:
+@cache
+def _features() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return frozenset()
+    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+@cache
+def _version() -> str:
+    """Of all that decides what is compiled, but the level."""
+    sources = [path.read_bytes() for path in sorted(SOURCE.glob("*.h")) + sorted(SOURCE.glob("*.cpp"))]
+    return hashlib.blake2b(b"\0".join([*sources, " ".join(FLAGS).encode()]), digest_size=8).hexdigest()
+
+
+def _file_name(level: Level) -> str:
+    return f"pavane-{platform.machine()}-{level.name}-{_version()}.so"
+
+
+def _openmp() -> str:
+    """torch's own runtime; it is loaded already, but not for others to see."""
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return str(bundled[0]) if bundled else "libgomp.so.1"
+
+
+def main() -> None:
+    """Builds all levels of this machine's architecture into the package, for wheels and images."""
+    for level in LEVELS.get(platform.machine(), ()):
+        build(level, PREBUILT / _file_name(level))
+        sys.stdout.write(f"{PREBUILT / _file_name(level)}\n")
+
+
+if __name__ == "__main__":
+    main()

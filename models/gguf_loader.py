@@ -8,6 +8,7 @@ from pavane.models.config import ModelConfig, Window, weight_shapes
 from pavane.models.errors import ModelError
 from pavane.models.gguf_config import ARCHITECTURES, from_gguf_metadata
 from pavane.models.gguf_file import GgufFile, GgufTensor, open_gguf
+from pavane.models.gguf_quants import Blocks, readable
 from pavane.models.loaded import LoadedModel
 from pavane.models.tokenizer_spec import tokenizer_from_gguf_metadata
 
@@ -31,8 +32,11 @@ _SOURCES = {
 }
 
 
-def load_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
+def load_gguf(path: Path, dtype: torch.dtype, *, keep_blocks: bool = False) -> LoadedModel:
     """Load a GGUF file, tensor by tensor, so that the peak stays near the size of the result.
+
+    Args:
+        keep_blocks: leave matrices whose blocks the kernels read as they are.
 
     Raises:
         ModelError: the file is missing or corrupt, or the model is not supported; the text says what to change.
@@ -47,13 +51,21 @@ def load_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     shapes = weight_shapes(config)
     _check_tensors({_source(name): shape for name, shape in shapes.items()}, file.tensors)
     interleaved = ARCHITECTURES[config.architecture].interleaved
-    weights = {}
+    weights, blocks = {}, {}
     for name, shape in shapes.items():
-        tensor = file.tensors[_source(name)].read(torch.float32 if len(shape) == 1 else dtype)
+        tensor = file.tensors[_source(name)]
+        order = None
         if interleaved and (".q_proj." in name or ".k_proj." in name):
-            tensor = _rotate_half_rows(tensor, shape[0] // config.head_dim)
-        weights[name] = tensor
-    return LoadedModel(config, weights, tokenizer, gguf_name(file, path), files=(path,), window=gguf_window(config))
+            order = _rotate_half_order(shape[0], shape[0] // config.head_dim)
+        if keep_blocks and len(shape) == 2 and readable(tensor.quantisation):
+            kept = Blocks(tensor.name, tensor.quantisation, shape, tensor.data)
+            blocks[name] = kept if order is None else kept.rows(order)
+        else:
+            dense = tensor.read(torch.float32 if len(shape) == 1 else dtype)
+            weights[name] = dense if order is None else dense[order]
+    return LoadedModel(
+        config, weights, tokenizer, gguf_name(file, path), files=(path,), window=gguf_window(config), blocks=blocks
+    )
 
 
 def read_config(file: GgufFile) -> ModelConfig:
@@ -95,7 +107,6 @@ def _check_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[str, Gguf
         raise ModelError(f"tensor {extra[0]} is not supported: nothing would use it; choose another model")
 
 
-def _rotate_half_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """The rows of each head come as (2i, 2i+1) and go as (i, i + head_dim/2); weight [rows, columns] or bias [rows]."""
-    pairs = weight.view(heads, weight.shape[0] // heads // 2, 2, -1)
-    return pairs.transpose(1, 2).reshape(weight.shape)
+def _rotate_half_order(rows: int, heads: int) -> torch.Tensor:
+    """The rows of each head come as (2i, 2i+1) and go as (i, i + head_dim/2)."""
+    return torch.arange(rows).view(heads, rows // heads // 2, 2).transpose(1, 2).reshape(-1)

@@ -1,11 +1,12 @@
 """What loading a model gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from pavane.models.config import ModelConfig, Window
+from pavane.models.gguf_quants import Blocks
 from pavane.models.tokenizer_spec import TokenizerSpec
 
 
@@ -16,6 +17,7 @@ class LoadedModel:
     Attributes:
         weights: contiguous CPU tensors by the names and shapes of `weight_shapes`, q and k in rotate-half layout; norms
             and biases are float32, all others of the dtype asked for.
+        blocks: weights that were left as the file has them; by the same names, and not among `weights`.
         files: those that decide the weights; none if they are random.
         seed: of random weights.
         window: where the smallest sliding window comes from, for errors.
@@ -28,3 +30,4 @@ class LoadedModel:
     files: tuple[Path, ...]
     seed: int | None = None
     window: Window | None = None
+    blocks: dict[str, Blocks] = field(default_factory=dict)

@@ -31,23 +31,24 @@ def find_model(model: str, revision: str = "", load_format: str = "auto") -> Pat
     return download(model, revision, weights=load_format == "auto") if is_hub_id(model) else Path(model)
 
 
-def load_model(path: Path, dtype: torch.dtype, load_format: str = "auto") -> LoadedModel:
+def load_model(path: Path, dtype: torch.dtype, load_format: str = "auto", *, keep_blocks: bool = False) -> LoadedModel:
     """Load the model at `path`.
 
     Args:
         path: a GGUF file; a Hugging Face folder; a folder with nothing but one GGUF file.
         dtype: floating type of all weights but norms and biases.
         load_format: auto reads the weights; dummy needs only config and tokenizer, and the weights are random.
+        keep_blocks: leave quantised matrices as the file has them where the kernels can read that.
 
     Raises:
         ModelError: a file is missing or corrupt, or the model is not supported; the text says what to change.
     """
     if not path.is_dir():
-        return _dummy_gguf(path, dtype) if load_format == "dummy" else load_gguf(path, dtype)
+        return _dummy_gguf(path, dtype) if load_format == "dummy" else load_gguf(path, dtype, keep_blocks=keep_blocks)
     if not (path / "config.json").is_file():
         found = sorted(path.glob("*.gguf"))
         if len(found) == 1:
-            return load_model(found[0], dtype, load_format)
+            return load_model(found[0], dtype, load_format, keep_blocks=keep_blocks)
         raise ModelError(f"{path} has no config.json{_gguf_hint(found)}; give a GGUF file or a Hugging Face folder")
     if load_format == "dummy":
         return _dummy_folder(path, dtype)

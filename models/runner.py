@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from pavane.kernels.batch import Batch, StepResult
+from pavane.kernels.batch import Batch, Int32, StepResult
 from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.sampling import Sampled, sample
 from pavane.models.llama import LlamaModel
 
 
-class ModelRunner:
-    """One thread calls `execute`, step after step."""
+class ForwardPass(Protocol):
+    def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
+        """Runs the layers over the rows of `batch`, whose inputs are `tokens` [n_rows]; float32 logits
+        [samples.count, vocab_size] of the rows that have a sample."""
+        ...
+
+
+class TorchForward:
+    """A model in torch, with any attention backend."""
 
     def __init__(self, model: LlamaModel, attention: AttentionBackend[Any]) -> None:
         self._model = model
         self._attention = attention
+
+    def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
+        attention = self._attention
+        plan = attention.plan(batch)
+        hidden = self._model.forward(
+            torch.from_numpy(tokens).long(), lambda layer, q, k, v: attention.attend(layer, q, k, v, plan)
+        )
+        rows = torch.from_numpy(batch.samples.rows[: batch.samples.count]).long()
+        return self._model.logits(hidden.index_select(0, rows))
+
+
+class ModelRunner:
+    """One thread calls `execute`, step after step."""
+
+    def __init__(self, model: ForwardPass) -> None:
+        self._model = model
         self._sampled = np.zeros(0, dtype=np.int32)
 
     @torch.inference_mode()
@@ -29,19 +52,11 @@ class ModelRunner:
         tokens, previous = batch.tokens[:n], batch.previous[:n]
         if (previous >= 0).any():
             tokens = np.where(previous >= 0, self._sampled[previous], tokens)
-        plan = self._attention.plan(batch)
-        attention = self._attention
-        hidden = self._model.forward(
-            torch.from_numpy(tokens).long(), lambda layer, q, k, v: attention.attend(layer, q, k, v, plan)
-        )
-        count = batch.samples.count
-        if count:
-            rows = torch.from_numpy(batch.samples.rows[:count]).long()
-            logits = self._model.logits(hidden.index_select(0, rows))
-            forward_s = time.perf_counter() - began
+        logits = self._model.logits(batch, tokens)
+        forward_s = time.perf_counter() - began
+        if batch.samples.count:
             sampled = sample(logits, batch.samples)
         else:
-            forward_s = time.perf_counter() - began
             sampled = Sampled(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), None, None)
         # A sample without a token has failed; what was already asked to follow it runs on any token and is dropped.
         self._sampled = sampled.tokens.clip(min=0)

@@ -24,10 +24,8 @@ from prometheus_client import start_http_server
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Runner
-from pavane.kernels.cpu import cpu_attention
-from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable, rope_frequencies
-from pavane.models.llama import LlamaModel
+from pavane.models.cpu import cpu_forward
 from pavane.models.loader import LoadedModel, find_model, load_model
 from pavane.models.runner import ModelRunner
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -119,7 +117,8 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    loaded = await asyncio.to_thread(load_model, path, dtype, config.load_format)
+    keep_blocks = dtype is torch.bfloat16
+    loaded = await asyncio.to_thread(load_model, path, dtype, config.load_format, keep_blocks=keep_blocks)
     if config.max_model_len > loaded.config.max_position:
         raise ConfigError(
             f"--max-model-len is {config.max_model_len}; the model was trained for {loaded.config.max_position}"
@@ -204,12 +203,11 @@ def _give_back_memory() -> None:
 
 
 def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
-    model = LlamaModel(loaded.config, loaded.weights, batch_invariant=config.batch_invariant)
-    shape = loaded.config
-    store = KVStore(shape.num_layers, shape.num_kv_heads, config.num_slots, shape.head_dim)
-    frequencies, scale = rope_frequencies(shape.rope, shape.head_dim)
+    frequencies, scale = rope_frequencies(loaded.config.rope, loaded.config.head_dim)
     rope = RopeTable(frequencies, max_model_len + 1, scale)
-    return ModelRunner(model, cpu_attention(store, rope, shape.num_heads, batch_invariant=config.batch_invariant))
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
+    return ModelRunner(forward)
 
 
 def _check_address(config: ServerConfig) -> None:

@@ -16,11 +16,11 @@ from pavane.kernels import reference
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import NO_TOKEN, Batch
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.kv import KVStore
+from pavane.kernels.kv import BlockedKVStore, KVStore
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.rope import RopeParameters, RopeTable, rope_frequencies
 from pavane.models.llama import LlamaModel
-from pavane.models.runner import ModelRunner
+from pavane.models.runner import ModelRunner, TorchForward
 
 torch.set_num_threads(1)
 SLOTS = 400
@@ -64,16 +64,17 @@ class World:
         self.k = self.random(self.layers, SLOTS, self.kv_heads, HEAD_DIM)
         self.v = self.random(self.layers, SLOTS, self.kv_heads, HEAD_DIM)
         self.at = torch.randint(0, LENGTH, (SLOTS,), generator=self.generator)
-        self.store = KVStore(self.layers, self.kv_heads, SLOTS, HEAD_DIM)
+        shape = (self.layers, self.kv_heads, SLOTS, HEAD_DIM)
+        blocked, plain = BlockedKVStore(*shape, torch.float32), KVStore(*shape)
+        self.store: BlockedKVStore | KVStore = blocked if backend == "native" else plain
         for layer in range(self.layers):
             rotated = reference.rope(self.k[layer], self.at, FREQUENCIES)
-            self.store.k[layer].copy_(rotated.transpose(0, 1))
-            self.store.v[layer].copy_(self.v[layer].transpose(0, 1))
+            self.store.write(layer, rotated.transpose(0, 1), self.v[layer].transpose(0, 1))
         rope = RopeTable(FREQUENCIES, LENGTH)
         self.backend: AttentionBackend[Any] = (
-            NativeAttention(self.store, rope, self.heads)
+            NativeAttention(blocked, rope, self.heads)
             if backend == "native"
-            else TorchAttention(self.store, rope, self.heads, batch_invariant=self.batch_invariant)
+            else TorchAttention(plain, rope, self.heads, batch_invariant=self.batch_invariant)
         )
 
     def random(self, *shape: int) -> torch.Tensor:
@@ -88,11 +89,11 @@ class World:
             k, v = self.random(n, self.kv_heads, HEAD_DIM), self.random(n, self.kv_heads, HEAD_DIM)
             untouched = torch.ones(SLOTS, dtype=torch.bool)
             untouched[slots] = False
-            before = self.store.k[layer][:, untouched].clone()
+            before = self.store.read(layer)[0][:, untouched]
             got = self.backend.attend(layer, q.float(), k.float(), v.float(), plan)
             assert got.dtype == torch.float32
             assert got.shape == (n, self.heads * HEAD_DIM)
-            assert torch.equal(before, self.store.k[layer][:, untouched]), "a slot of no row was written"
+            assert torch.equal(before, self.store.read(layer)[0][:, untouched]), "a slot of no row was written"
             self.k[layer, slots], self.v[layer, slots] = k, v
             self.at[slots] = torch.tensor(positions)
             expected = torch.stack([self.row(layer, q[r], positions[r], seen(segments, r)) for r in range(n)])
@@ -353,7 +354,7 @@ def runner(slots: int = 64) -> ModelRunner:
     model = LlamaModel(config, tiny_weights(config))
     store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
     rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
-    return ModelRunner(model, TorchAttention(store, rope, config.num_heads))
+    return ModelRunner(TorchForward(model, TorchAttention(store, rope, config.num_heads)))
 
 
 def chat_step(tokens: list[list[int]], at: int, previous: list[int] | None = None, order: str = "forward") -> Batch:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.graphs import graphs
-from support.harness import BACKENDS, Harness, decode, prefill, tiny_runner
+from support.harness import INVARIANT, Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.scheduler.spec import CallSpec, ParentSpec, State, Top
@@ -24,7 +24,7 @@ QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
 backend = "torch"
 
 
-@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+@pytest.fixture(scope="module", params=INVARIANT, autouse=True)
 def each_backend(request: pytest.FixtureRequest) -> None:
     global backend
     backend = request.param

@@ -16,13 +16,14 @@ from pavane.cache import GraphCache, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Batch, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.kv import KVStore
+from pavane.kernels.kv import BlockedKVStore, KVStore
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.llama import LlamaModel
-from pavane.models.runner import ModelRunner
+from pavane.models.native import native_decoder
+from pavane.models.runner import ModelRunner, TorchForward
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, ConstraintState, DecodeSpec, Outcome, ParentSpec, StopMatcher, TextRules
@@ -86,9 +87,10 @@ try:
     load_native()
 except NoNativeKernelError as error:
     warnings.warn(f"only torch attention is tested: {error}", stacklevel=1)
-    BACKENDS = ["torch"]
+    BACKENDS = INVARIANT = ["torch"]
 else:
     BACKENDS = ["torch", "native"]
+    INVARIANT = [*BACKENDS, "decoder"]  # whose weights are bfloat16
 
 
 def tiny_runner(
@@ -99,16 +101,19 @@ def tiny_runner(
     batch_invariant: bool = False,
     backend: str = "torch",
 ) -> ModelRunner:
-    model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
-    store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
+    if backend == "decoder":
+        store = BlockedKVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.bfloat16)
+        return ModelRunner(native_decoder(config, dict(weights), {}, store, rope))
+    model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
+    shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     attention: AttentionBackend[Any] = (
-        NativeAttention(store, rope, config.num_heads)
+        NativeAttention(BlockedKVStore(*shape, torch.float32), rope, config.num_heads)
         if backend == "native"
-        else TorchAttention(store, rope, config.num_heads, batch_invariant=batch_invariant)
+        else TorchAttention(KVStore(*shape), rope, config.num_heads, batch_invariant=batch_invariant)
     )
-    return ModelRunner(model, attention)
+    return ModelRunner(TorchForward(model, attention))
 
 
 @dataclass

@@ -1,0 +1,33 @@
+// The C ABI: called through ctypes, without the GIL. Threads are OpenMP's, of the runtime that torch has loaded.
+#include "decoder.h"
+
+#define PAVANE_EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace pavane;
+
+PAVANE_EXPORT int pavane_chunk() { return CHUNK; }
+PAVANE_EXPORT int pavane_max_dim() { return MAX_DIM; }
+PAVANE_EXPORT int pavane_max_group() { return MAX_QUERIES; }
+
+// One layer's attention alone. The result is float32 [rows, heads * dim].
+PAVANE_EXPORT void pavane_attend(const Plan *plan, const Inputs *inputs, float *keys, float *values, int threads,
+                              float *result) {
+    const Plan &p = *plan;
+    const Inputs &in = *inputs;
+    const std::vector<Task> tasks = tasks_of(p);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int r = 0; r < p.rows; r++) write_row<float>(p, in, r, keys, values);
+#pragma omp for schedule(dynamic, 1)
+        for (size_t t = 0; t < tasks.size(); t++) run_task<float>(p, tasks[t], in, keys, values);
+#pragma omp for schedule(static)
+        for (int r = 0; r < p.rows; r++)
+            for (int h = 0; h < p.heads; h++) merge(p, r, h, result + (int64_t(r) * p.heads + h) * p.dim);
+    }
+}
+
+PAVANE_EXPORT void pavane_forward(const Model *model, const Plan *plan, const int32_t *tokens, int n_samples,
+                               const int32_t *sample_rows, float *logits) {
+    forward(*model, *plan, tokens, n_samples, sample_rows, logits);
+}

@@ -1,0 +1,116 @@
+"""The forward pass of a decoder by the C++ kernels: one call per step, from tokens to logits."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.kv import BlockedKVStore
+from pavane.kernels.native_attention import Planner
+from pavane.kernels.packing import LinearStruct, PackedLinear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One layer's weights; norms float32, `q_norm` and `k_norm` [head_dim] or None."""
+
+    attention_norm: torch.Tensor
+    mlp_norm: torch.Tensor
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    q: PackedLinear
+    k: PackedLinear
+    v: PackedLinear
+    o: PackedLinear
+    gate: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
+
+
+_NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
+_LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+class _LayerStruct(ctypes.Structure):
+    """Layer of native/decoder.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _NORMS),
+        *((name, LinearStruct) for name in _LINEARS),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+    ]
+
+
+class _ModelStruct(ctypes.Structure):
+    """Model of native/decoder.h."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("layers", "hidden", "inner", "heads", "kv_heads", "dim", "vocabulary", "threads")
+        ),
+        ("eps", ctypes.c_float),
+        ("layer", ctypes.POINTER(_LayerStruct)),
+        ("norm", ctypes.c_void_p),
+        ("embedding", LinearStruct),
+        ("head", LinearStruct),
+    ]
+
+
+class NativeDecoder:
+    """RMSNorm, grouped-query attention with optional biases and q/k norms, SwiGLU; residuals and sums in float32,
+    activations rounded to bfloat16 where they enter a product. A row's result depends on nothing else in the batch as
+    long as segments are laid out per call."""
+
+    def __init__(
+        self,
+        layers: Sequence[DecoderLayer],
+        embedding: PackedLinear,
+        norm: torch.Tensor,
+        head: PackedLinear,
+        store: BlockedKVStore,
+        planner: Planner,
+        *,
+        heads: int,
+        eps: float,
+    ) -> None:
+        self._planner = planner
+        self._forward = self._planner.library.pavane_forward
+        pointer = ctypes.c_void_p
+        self._forward.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, pointer]
+        self._forward.restype = None
+        self._alive = (tuple(layers), embedding, norm, head, store)
+        _, kv_heads, _, dim = store.shape
+        structs = (_LayerStruct * len(layers))()
+        for i, (struct, layer) in enumerate(zip(structs, layers, strict=True)):
+            for name in _NORMS:
+                tensor = getattr(layer, name)
+                setattr(struct, name, None if tensor is None else tensor.data_ptr())
+            for name in _LINEARS:
+                setattr(struct, name, getattr(layer, name).struct)
+            struct.keys, struct.values = store.k[i].data_ptr(), store.v[i].data_ptr()
+        self.vocab_size = int(head.struct.outputs)
+        self._model = _ModelStruct(
+            layers=len(layers), hidden=embedding.struct.inputs, inner=layers[0].gate.struct.outputs,
+            heads=heads, kv_heads=kv_heads, dim=dim, vocabulary=self.vocab_size, eps=eps,
+            layer=structs, norm=norm.data_ptr(), embedding=embedding.struct, head=head.struct,
+        )  # fmt: skip
+
+    def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
+        """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size]."""
+        plan = self._planner.plan(batch)
+        count = batch.samples.count
+        out = torch.empty((count, self.vocab_size))
+        inputs = torch.from_numpy(tokens)
+        rows = torch.from_numpy(batch.samples.rows[:count])
+        self._model.threads = torch.get_num_threads()
+        self._forward(
+            ctypes.byref(self._model), ctypes.byref(plan.struct), inputs.data_ptr(), count, rows.data_ptr(),
+            out.data_ptr(),
+        )  # fmt: skip
+        return out

@@ -1,0 +1,38 @@
+"""Which forward pass a CPU gets."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from pavane.kernels.attention import TorchAttention
+from pavane.kernels.kv import BlockedKVStore, KVStore
+from pavane.kernels.native_attention import NativeAttention
+from pavane.kernels.native_build import NoNativeKernelError
+from pavane.kernels.rope import RopeTable
+from pavane.models.llama import LlamaModel
+from pavane.models.loaded import LoadedModel
+from pavane.models.native import native_decoder
+from pavane.models.runner import ForwardPass, TorchForward
+
+log = logging.getLogger(__name__)
+
+
+def cpu_forward(
+    loaded: LoadedModel, rope: RopeTable, slots: int, *, dtype: torch.dtype, batch_invariant: bool
+) -> ForwardPass:
+    """The C++ kernels where they can be built, torch elsewhere: the same results up to rounding, in several times the
+    time. In float32 only attention is C++. Takes the weights out of `loaded`."""
+    config, weights = loaded.config, loaded.weights
+    shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
+    try:
+        if dtype is torch.bfloat16:
+            return native_decoder(config, weights, loaded.blocks, BlockedKVStore(*shape, dtype), rope)
+        attention = NativeAttention(BlockedKVStore(*shape, torch.float32), rope, config.num_heads)
+        return TorchForward(LlamaModel(config, weights, batch_invariant=batch_invariant), attention)
+    except NoNativeKernelError as error:
+        log.warning("the model runs in torch, which is slower: %s", error)
+    weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
+    model = LlamaModel(config, weights, batch_invariant=batch_invariant)
+    return TorchForward(model, TorchAttention(KVStore(*shape), rope, config.num_heads, batch_invariant=batch_invariant))
