@@ -110,6 +110,10 @@ class Blocks:
         """The rows `order` of the matrix."""
         return replace(self, data=self.data[order.numpy()])
 
+    def first_rows(self, count: int) -> Blocks:
+        """The matrix without its rows from `count` on."""
+        return replace(self, shape=(count, *self.shape[1:]), data=self.data[:count])
+
     def integers(self) -> Integers:
         """Raises ModelError if a scale is not finite."""
         outputs, inputs = self.shape

@@ -1,6 +1,8 @@
 """What loading a model gives."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,3 +33,18 @@ class LoadedModel:
     seed: int | None = None
     window: Window | None = None
     blocks: dict[str, Blocks] = field(default_factory=dict)
+
+    def cut_vocabulary(self, size: int) -> LoadedModel:
+        """Without the rows of the embedding and of the head from `size` on, as which many models are padded: what the
+        tokenizer cannot spell is never sampled."""
+        if size == self.config.vocab_size:
+            return self
+        padded = ("embed_tokens.weight", "lm_head.weight")
+        weights = {name: self.weights[name][:size] for name in padded if name in self.weights}
+        blocks = {name: self.blocks[name].first_rows(size) for name in padded if name in self.blocks}
+        return replace(
+            self,
+            config=replace(self.config, vocab_size=size),
+            weights=self.weights | weights,
+            blocks=self.blocks | blocks,
+        )

@@ -136,9 +136,12 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         bos_id = loaded.tokenizer.bos_id
     # Offsets count from after BOS, which takes one of the positions that the model was trained for.
     max_model_len = positions - (bos_id is not None)
-    vocab_size = loaded.config.vocab_size
-    if vocab_size < tokenizer.vocab_size:
-        raise ConfigError(f"the model has {vocab_size} embeddings for {tokenizer.vocab_size} tokens; convert it again")
+    vocab_size = tokenizer.vocab_size
+    if loaded.config.vocab_size < vocab_size:
+        raise ConfigError(
+            f"the model has {loaded.config.vocab_size} embeddings for {vocab_size} tokens; convert it again"
+        )
+    loaded = loaded.cut_vocabulary(vocab_size)
     constraints = Constraints(tokenizer, chat.end_ids, vocab_size)
     runner = (make_runner or _make_runner)(loaded, config, max_model_len + (bos_id is not None))
     cache = GraphCache(
