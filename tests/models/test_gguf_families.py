@@ -1,6 +1,7 @@
 """Tiny models of each architecture and quantisation, written as GGUF and read back."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -144,3 +145,22 @@ def test_the_types_that_are_loaded() -> None:
     names = {kind.name for kind in dequantised_by_the_package()}
     assert names >= {"F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
     assert names >= {"IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ2_XS", "IQ1_S", "TQ1_0", "TQ2_0", "MXFP4"}
+
+
+def test_rows_that_the_tokenizer_cannot_spell_are_cut_off(tmp_path: Path) -> None:
+    """Of dense weights and of blocks that stay as the file has them."""
+    tensors = stored(WIDE, tiny_weights(WIDE))
+    embedding = gguf.quantize(tensors["token_embd.weight"], Quant.Q8_0)
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        replace(WIDE, tie_word_embeddings=False),
+        {**tensors, "token_embd.weight": embedding, "output.weight": tensors["token_embd.weight"]},
+        {"token_embd.weight": Quant.Q8_0},
+    )
+    whole = load_model(path, torch.bfloat16, keep_blocks=True)
+    cut = whole.cut_vocabulary(90)
+    assert cut.config == replace(whole.config, vocab_size=90)
+    assert torch.equal(cut.weights["lm_head.weight"], whole.weights["lm_head.weight"][:90])
+    expected = torch.from_numpy(gguf.dequantize(embedding, Quant.Q8_0))[:90]
+    assert torch.equal(cut.blocks["embed_tokens.weight"].to(torch.float32), expected)
+    assert whole.cut_vocabulary(97) is whole
