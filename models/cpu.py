@@ -11,7 +11,7 @@ from pavane.kernels.kv import BlockedKVStore, KVStore
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError
 from pavane.kernels.rope import RopeTable
-from pavane.models.llama import LlamaModel
+from pavane.models.decoder import Decoder
 from pavane.models.loaded import LoadedModel
 from pavane.models.native import native_decoder
 from pavane.models.runner import ForwardPass, TorchForward
@@ -30,9 +30,9 @@ def cpu_forward(
         if dtype is torch.bfloat16:
             return native_decoder(config, weights, loaded.blocks, BlockedKVStore(*shape, dtype), rope)
         attention = NativeAttention(BlockedKVStore(*shape, torch.float32), rope, config.num_heads)
-        return TorchForward(LlamaModel(config, weights, batch_invariant=batch_invariant), attention)
+        return TorchForward(Decoder(config, weights, batch_invariant=batch_invariant), attention)
     except NoNativeKernelError as error:
         log.warning("the model runs in torch, which is slower: %s", error)
     weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
-    model = LlamaModel(config, weights, batch_invariant=batch_invariant)
+    model = Decoder(config, weights, batch_invariant=batch_invariant)
     return TorchForward(model, TorchAttention(KVStore(*shape), rope, config.num_heads, batch_invariant=batch_invariant))

@@ -11,7 +11,7 @@ import torch
 from pavane.kernels.batch import Batch, Int32, StepResult
 from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.sampling import Sampled, sample
-from pavane.models.llama import LlamaModel
+from pavane.models.decoder import Decoder
 
 
 class ForwardPass(Protocol):
@@ -24,7 +24,7 @@ class ForwardPass(Protocol):
 class TorchForward:
     """A model in torch, with any attention backend."""
 
-    def __init__(self, model: LlamaModel, attention: AttentionBackend[Any]) -> None:
+    def __init__(self, model: Decoder, attention: AttentionBackend[Any]) -> None:
         self._model = model
         self._attention = attention
 

@@ -19,7 +19,7 @@ from pavane.kernels.contract import AttentionBackend
 from pavane.kernels.kv import BlockedKVStore, KVStore
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.rope import RopeParameters, RopeTable, rope_frequencies
-from pavane.models.llama import LlamaModel
+from pavane.models.decoder import Decoder
 from pavane.models.runner import ModelRunner, TorchForward
 
 torch.set_num_threads(1)
@@ -351,7 +351,7 @@ def test_other_dtypes_are_taken_as_they_are(dtype: torch.dtype) -> None:
 
 def runner(slots: int = 64) -> ModelRunner:
     config = tiny_config()
-    model = LlamaModel(config, tiny_weights(config))
+    model = Decoder(config, tiny_weights(config))
     store = KVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim)
     rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
     return ModelRunner(TorchForward(model, TorchAttention(store, rope, config.num_heads)))

@@ -21,7 +21,7 @@ from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
-from pavane.models.llama import LlamaModel
+from pavane.models.decoder import Decoder
 from pavane.models.native import native_decoder
 from pavane.models.runner import ModelRunner, TorchForward
 from pavane.scheduler.graph import Limits
@@ -106,7 +106,7 @@ def tiny_runner(
     if backend == "decoder":
         store = BlockedKVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.bfloat16)
         return ModelRunner(native_decoder(config, dict(weights), {}, store, rope))
-    model = LlamaModel(config, dict(weights), batch_invariant=batch_invariant)
+    model = Decoder(config, dict(weights), batch_invariant=batch_invariant)
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     attention: AttentionBackend[Any] = (
         NativeAttention(BlockedKVStore(*shape, torch.float32), rope, config.num_heads)

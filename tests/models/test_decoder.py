@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from pavane.kernels.rope import RopeParameters, rope_frequencies
 from pavane.models.config import ModelConfig
-from pavane.models.llama import LlamaModel
+from pavane.models.decoder import Decoder
 from pavane.scheduler.spec import State
 
 torch.set_num_threads(1)
@@ -145,7 +145,7 @@ def test_greedy_tokens_are_those_of_transformers(name: str) -> None:
 def test_logits_of_all_tokens_equal_those_of_transformers(name: str) -> None:
     """The forward pass by itself, with attention as the textbook has it."""
     config, weights, theirs = case(name)
-    ours = LlamaModel(config, dict(weights))
+    ours = Decoder(config, dict(weights))
     line = tokens(50, 3)
     causal = torch.ones(50, 50, dtype=torch.bool).tril()
     half = config.head_dim // 2
@@ -169,5 +169,5 @@ def test_logits_of_all_tokens_equal_those_of_transformers(name: str) -> None:
 def test_the_weights_are_taken_out_of_the_dictionary() -> None:
     config = tiny_config(tie_word_embeddings=False, qkv_bias=True, qk_norm=True)
     weights = tiny_weights(config)
-    LlamaModel(config, weights)
+    Decoder(config, weights)
     assert weights == {}

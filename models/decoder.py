@@ -26,7 +26,7 @@ class _Layer(NamedTuple):
     down: torch.Tensor
 
 
-class LlamaModel:
+class Decoder:
     """Weights in the dtype they are given in; q, k, v and gate, up fused, so that a layer is few operations.
 
     Takes the entries out of `weights` as it fuses them, so that the peak memory stays near the final size.
