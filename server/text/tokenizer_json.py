@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from pavane.models.errors import ModelError
 from pavane.models.tokenizer_spec import TokenizerJsonSpec, TokenType
 from pavane.server.text.byte_level import byte_ids, spelled_in_byte_alphabet
+from pavane.server.text.json_encoders import inner_encoder, plain_encoder
 from pavane.server.text.sentence_piece import fallback_ids, piece_bytes
 from pavane.server.text.vocabulary import SPACE, Vocabulary, control_ids
 
@@ -50,7 +51,7 @@ def tokenizer_json(spec: TokenizerJsonSpec) -> Vocabulary:
         for id in set(range(len(tokens))) - control:
             data[id] = piece_bytes(tokens[id])
         singles = fallback_ids(ids)
-    plain = _plain(special, definition, control, tokens)
+    plain = plain_encoder(special, definition, control, tokens)
     return Vocabulary(
         tokens=tuple(tokens),
         data=tuple(data),
@@ -59,7 +60,7 @@ def tokenizer_json(spec: TokenizerJsonSpec) -> Vocabulary:
         bos_id=_prepended(special, tokens),
         special=special,
         plain=plain,
-        inner=_inner(plain, definition),
+        inner=inner_encoder(plain, definition),
     )
 
 
@@ -147,77 +148,3 @@ def _prepended(special: tokenizers.Tokenizer, tokens: Sequence[str]) -> int | No
             "before the text is supported; change the post_processor"
         )
     return before[0] if before else None
-
-
-def _plain(
-    special: tokenizers.Tokenizer, definition: _Json, control: frozenset[int], tokens: Sequence[str]
-) -> tokenizers.Tokenizer:
-    """An encoder with the same ids that makes no control token from text."""
-    model = definition["model"]
-    spelled = {tokens[id] for id in control if tokens[id] in model["vocab"] and tokens[id] != model.get("unk_token")}
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]] if spelled else []
-    reached = model.get("ignore_merges") or any(left + right in spelled for left, right in merges)
-    if spelled and reached:
-        # Their ids are kept under names that no text has.
-        vocab = {f"\0{id}" if token in spelled else token: id for token, id in model["vocab"].items()}
-        kept = [m for m in merges if spelled.isdisjoint((m[0], m[1], m[0] + m[1]))]
-        changed = {**definition, "model": {**model, "vocab": vocab, "merges": kept}, "added_tokens": []}
-        encoder = tokenizers.Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(changed)).model)
-    else:
-        spelled = set()
-        encoder = tokenizers.Tokenizer(special.model)
-    added = special.get_added_tokens_decoder()
-    encoder.add_tokens(
-        [_flagged(token, id in control) for id, token in sorted(added.items()) if token.content not in spelled]
-    )
-    encoder.encode_special_tokens = True
-    encoder.normalizer = special.normalizer
-    encoder.pre_tokenizer = special.pre_tokenizer
-    got = {id: token.content for id, token in encoder.get_added_tokens_decoder().items()}
-    if got != {id: token.content for id, token in added.items() if token.content not in spelled}:
-        raise ModelError("tokenizer.json: the ids of added_tokens have gaps, which is not supported; renumber them")
-    return encoder
-
-
-def _flagged(token: AddedToken, special: bool) -> AddedToken:
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=special,
-    )
-
-
-def _inner(plain: tokenizers.Tokenizer, definition: _Json) -> tokenizers.Tokenizer:
-    """`plain` without the steps that put a space before a text."""
-    steps = {key: _without_prefix(definition.get(key)) for key in ("normalizer", "pre_tokenizer")}
-    if all(steps[key] == definition.get(key) for key in steps):
-        return plain
-    empty = {"type": "BPE", "vocab": {}, "merges": []}
-    made = tokenizers.Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": empty, **steps}))
-    encoder = tokenizers.Tokenizer(plain.model)
-    added: dict[int, AddedToken] = plain.get_added_tokens_decoder()
-    encoder.add_tokens([token for _, token in sorted(added.items())])
-    encoder.encode_special_tokens = True
-    encoder.normalizer, encoder.pre_tokenizer = made.normalizer, made.pre_tokenizer
-    return encoder
-
-
-def _without_prefix(step: Any) -> Any:
-    if step is None:
-        return None
-    changed = dict(step)
-    for key in ("normalizers", "pretokenizers"):
-        if key in step:
-            changed[key] = [part for part in map(_without_prefix, step[key]) if part is not None]
-    match step.get("type"):
-        case "Prepend":
-            return None
-        case "Metaspace":
-            changed["prepend_scheme"] = "never"
-            changed.pop("add_prefix_space", None)
-        case "ByteLevel":
-            changed["add_prefix_space"] = False
-    return changed

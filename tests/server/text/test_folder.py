@@ -11,7 +11,7 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.vocabularies import CORPUS, byte_level_folder, sentence_piece_folder, write_json
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from pavane.models.errors import ModelError
 from pavane.models.tokenizer_folder import tokenizer_from_folder
@@ -70,6 +70,14 @@ def pieces(scheme: str, *, bos: str | None = "<s>") -> Callable[[Path], tokenize
         return made
 
     return make
+
+
+def qwen(folder: Path) -> tokenizers.Tokenizer:
+    chatml(folder)
+    made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.normalizer = normalizers.NFC()
+    made.save(str(folder / "tokenizer.json"))
+    return made
 
 
 FOLDERS: dict[str, Callable[[Path], tokenizers.Tokenizer]] = {
@@ -141,6 +149,35 @@ def test_transformers_begins_and_encodes_alike(made: tuple[Path, Any, Tokenizer]
         theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     assert bos + tokenizer.encode(text, special=True) == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "model_type"),
+    [
+        ("LlamaTokenizer", "first", "llama"),
+        ("LlamaTokenizer", "first", "mistral"),
+        ("LlamaTokenizerFast", "legacy", "llama"),
+        ("GemmaTokenizer", "never", "gemma"),
+        ("Qwen2Tokenizer", "qwen", "qwen3"),
+    ],
+)
+@pytest.mark.parametrize("add_bos_token", [True, False])
+def test_transformers_own_classes_agree(
+    tmp_path: Path, name: str, family: str, model_type: str, add_bos_token: bool
+) -> None:
+    (qwen if family == "qwen" else FOLDERS[family])(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", **config | {"tokenizer_class": name, "add_bos_token": add_bos_token})
+    write_json(tmp_path / "config.json", model_type=model_type)
+    tokenizer = Tokenizer(tokenizer_from_folder(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    for text in CORPUS:
+        assert bos + tokenizer.encode(text, special=True) == theirs(text)["input_ids"]
 
 
 def test_control_tokens_are_never_made_from_text(made: tuple[Path, Any, Tokenizer]) -> None:
