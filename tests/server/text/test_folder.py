@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from support.vocabularies import CORPUS, byte_level_folder, sentence_piece_folder, write_json
 from tokenizers import normalizers, pre_tokenizers
@@ -97,10 +97,16 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder, oracle, Tokenizer(tokenizer_from_folder(folder))
 
 
+def spells_control(tokenizer: Tokenizer, text: str) -> bool:
+    return any(tokenizer.spelling(id) in text for id in tokenizer.control_ids)
+
+
 @given(text=ANY)
+@example(text="a</s>b[INST]")
 def test_whole_texts_are_the_librarys(made: tuple[Path, Any, Tokenizer], text: str) -> None:
     _, oracle, tokenizer = made
     assert tokenizer.encode(text, special=True) == oracle.encode(text, add_special_tokens=False).ids
+    assume(not spells_control(tokenizer, text))
     assert tokenizer.encode(text, special=False) == tokenizer.encode(text, special=True)
 
 
@@ -125,6 +131,7 @@ def test_text_is_the_detokenised_tokens(made: tuple[Path, Any, Tokenizer], text:
 def test_a_text_between_control_tokens_is_encoded_as_there(made: tuple[Path, Any, Tokenizer], text: str) -> None:
     _, oracle, tokenizer = made
     mark = next(token for token in ("[INST]", "<|eot_id|>", "<|im_end|>") if tokenizer.control_id(token) is not None)
+    assume(not spells_control(tokenizer, text))
     ids = oracle.encode(mark + text + mark, add_special_tokens=False).ids
     assert ids[1:-1] == tokenizer.encode_inner(text, after_control=True)
 
