@@ -6,10 +6,12 @@ from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
+from tokenizers.models import BPE
 
 from pavane.models.errors import ModelError
 
 _Json = Mapping[str, Any]
+_OPTIONS = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")  # of the model, beside vocabulary and merges
 
 
 def plain_encoder(
@@ -32,9 +34,9 @@ def plain_encoder(
     if spelled and reached:
         # Their ids are kept under names that no text has.
         vocab = {f"\0{id}" if token in spelled else token: id for token, id in model["vocab"].items()}
-        kept = [m for m in merges if spelled.isdisjoint((m[0], m[1], m[0] + m[1]))]
-        changed = {**definition, "model": {**model, "vocab": vocab, "merges": kept}, "added_tokens": []}
-        encoder = tokenizers.Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(changed)).model)
+        kept = [(left, right) for left, right in merges if spelled.isdisjoint((left, right, left + right))]
+        options = {key: model[key] for key in _OPTIONS if model.get(key) is not None}
+        encoder = tokenizers.Tokenizer(BPE(vocab=vocab, merges=kept, **options))
     else:
         spelled = set()
         encoder = tokenizers.Tokenizer(special.model)
