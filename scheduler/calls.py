@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pavane.cache import Member, Span
 from pavane.scheduler.edits import Edits
-from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, StopMatcher, Top
+from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, Top
+from pavane.scheduler.text import StopMatcher
 
 
 @dataclass(slots=True)

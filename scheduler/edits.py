@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from pavane.kernels.batch import Float32, Int32
-from pavane.scheduler.spec import ConstraintState, DecodeSpec
+from pavane.scheduler.spec import DecodeSpec
+from pavane.scheduler.text import ConstraintState
 
 
 class Edits:

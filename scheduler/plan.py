@@ -13,7 +13,7 @@ from pavane.cache import Extent, Node, Span, cut
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32
 from pavane.scheduler.calls import Call
 from pavane.scheduler.samples import make_samples
-from pavane.scheduler.spec import TextRules
+from pavane.scheduler.text import TextRules
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
 MERGE_COST = 256

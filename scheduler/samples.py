@@ -9,7 +9,8 @@ import numpy as np
 
 from pavane.kernels.batch import NO_MASK, NO_TOKEN, Float32, Int32, Samples, StepResult, UInt32
 from pavane.scheduler.edits import Edits
-from pavane.scheduler.spec import ConstraintState, TextRules, Top
+from pavane.scheduler.spec import Top
+from pavane.scheduler.text import ConstraintState, TextRules
 
 if TYPE_CHECKING:
     from pavane.scheduler.calls import Call

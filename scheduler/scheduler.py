@@ -38,8 +38,8 @@ from pavane.scheduler.spec import (
     Receipt,
     State,
     StateChanged,
-    TextRules,
 )
+from pavane.scheduler.text import TextRules
 
 PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
 MENDS_PER_HOLE = 4  # how often a call may encode again, piece by piece, what eviction keeps taking

@@ -33,7 +33,8 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import Event, StopMatcher
+from pavane.scheduler.spec import Event
+from pavane.scheduler.text import StopMatcher
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.interceptor import ErrorInterceptor

@@ -26,7 +26,8 @@ from pavane.models.native import native_decoder
 from pavane.models.runner import ModelRunner, TorchForward
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import CallSpec, ConstraintState, DecodeSpec, Outcome, ParentSpec, StopMatcher, TextRules
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec
+from pavane.scheduler.text import ConstraintState, StopMatcher, TextRules
 
 
 class NoText:

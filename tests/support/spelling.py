@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pavane.kernels.batch import UInt32
-from pavane.scheduler.spec import ConstraintState
+from pavane.scheduler.text import ConstraintState
 
 A = 3  # the token of "a"
 VOCAB = 97

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.server.text.constraint import KEPT, Constraints
+from pavane.server.text.constraint import _LIMITS, KEPT, Constraints
 from pavane.server.text.tokenizer import Tokenizer
 
 END = 2
@@ -153,6 +153,30 @@ def test_deep_chains_of_rules_do_not_overflow(constraints: Constraints, tokenize
     rules = "\n".join(f"a{i:x}:a{i + 1:x}" for i in range(5000))
     text = f'start:a0\n{rules}\na{5000:x}:"deep"'
     assert walked(constraints, tokenizer, "grammar", text, random.Random(1)) == "deep"
+
+
+def test_what_the_vocabulary_cannot_write(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    """SmolLM2 has no token for U+0004, and no bytes for it."""
+    assert walked(constraints, tokenizer, "regex", "\x04|b", random.Random(1)) == "b"
+    with pytest.raises(RequestError, match="for want of a token"):
+        constraints.get("regex", "a\x04b", "x")
+
+
+def test_a_dead_end_is_an_error(constraints: Constraints, tokenizer: Tokenizer) -> None:
+    state = constraints.get("grammar", 'start: "a" X\nX: /[^\\s\\S]/', "x").start(ENDS)
+    state.advance(tokenizer.encode("a", special=False)[0])
+    assert allowed(constraints, state) == []
+    assert state.error == "no text satisfies it"
+    assert not state.satisfied
+
+
+def test_too_costly_is_an_error(
+    constraints: Constraints, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_LIMITS, "step_lexer_fuel", 50)
+    with pytest.raises(RequestError, match="lexer error: too many expressions") as caught:
+        constraints.get("regex", "[a-z]+x[a-z]{3,50}y", "x")
+    assert caught.value.reason is Reason.INVALID_CONSTRAINT
 
 
 def test_a_missing_package_is_said(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

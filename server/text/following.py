@@ -1,0 +1,110 @@
+"""Following a compiled constraint: which tokens may come next, and whether the text may end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pavane.kernels.batch import UInt32
+from pavane.server.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+NO_TEXT = "no text satisfies it"
+
+
+class TokenMasks:
+    """The tokenizer as llguidance wants it, and masks of the tokens that are text."""
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
+        import llguidance
+
+        spelled = tokenizer.token_bytes()
+        ends = sorted(end_ids) or [min(tokenizer.control_ids, default=0)]
+        wrapper = llguidance.TokenizerWrapper(_Wrapped(tokenizer, spelled, ends[0]))
+        self.tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=len(spelled), eos_token=ends)
+        self.words = (len(spelled) + 31) // 32
+        self.text = self.mask(id for id, data in enumerate(spelled) if data is not None and id not in ends)
+
+    def mask(self, ids: Iterable[int]) -> UInt32:
+        """The mask that allows `ids`."""
+        mask = np.zeros(self.words, dtype=np.uint32)
+        for id in ids:
+            mask[id // 32] |= np.uint32(1 << id % 32)
+        return mask
+
+
+class _Wrapped:
+    """What llguidance.TokenizerWrapper asks of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, spelled: Sequence[bytes | None], eos_id: int) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = eos_id
+        # An empty name would end in a panic there.
+        self.tokens = [data or tokenizer.bytes_of(id, special=True) or b"<%d>" % id for id, data in enumerate(spelled)]
+        self.special_token_ids = [id for id, data in enumerate(spelled) if data is None]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode_bytes(text)
+
+
+class Compiled:
+    """A constraint, shared by all who ask for it."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, masks: TokenMasks) -> None:
+        self._matcher = matcher
+        self._masks = masks
+
+    def start(self, end_ids: frozenset[int]) -> Following:
+        """See `Constraint.start`."""
+        return Following(self._matcher.deep_copy(), self._masks, self._masks.mask(end_ids))
+
+
+class Following:
+    """See `ConstraintState`."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, masks: TokenMasks, ends: UInt32) -> None:
+        self._matcher = matcher
+        self._masks = masks
+        self._ends = ends
+
+    def advance(self, token: int) -> None:
+        self._matcher.consume_token(token)  # what is wrong with it is in `error`
+
+    def fill(self, mask: UInt32) -> None:
+        """Sets the bits of the tokens that may come next, in a mask of zeros. Releases the GIL."""
+        mine = mask[: self._masks.words]
+        self._matcher.unsafe_compute_mask_ptr(mine.ctypes.data, mine.nbytes)
+        if self._matcher.is_error():
+            mine[:] = 0
+            return
+        mine &= self._masks.text
+        if self.satisfied and mine.any():
+            mine |= self._ends
+
+    @property
+    def satisfied(self) -> bool:
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def error(self) -> str:
+        return _words(self._matcher.get_error())
+
+
+def _words(error: str) -> str:
+    """llguidance's words, on one line."""
+    line = " ".join(error.replace("<non-verbose/>", "").partition("<backtrace>")[0].split())
+    if line == "NoExtensionBias":
+        return NO_TEXT
+    if line.startswith("panic"):  # it catches its own, and what is raised by the tokenizer
+        line = f"llguidance fails, perhaps for want of a token: {line}"
+    return line if len(line) <= 240 else line[:240] + "..."
