@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -107,20 +108,23 @@ async def test_every_answer_fits(wire: Wire, case: str) -> None:
 
 
 async def test_where_it_may_end_the_model_decides(wire: Wire) -> None:
-    story = await wire.tell(
-        prefill("q", "Write a word."),
-        decode("free", ["q"], regex="[a-z]+", **FREE | {"temperature": 0.0}),
-        decode("long", ["q"], regex="[a-z]+", min_tokens=10, **FREE | {"temperature": 0.0}),
-        decode("deaf", ["q"], regex="[a-z]+", **FREE | {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}),
-        decode("fixed", ["q"], regex="sea", **FREE),
-    )
-    free, long, deaf, fixed = (story[id].message for id in ("free", "long", "deaf", "fixed"))
-    assert free.finish == pb.FINISH_REASON_END_OF_TURN
-    assert len(content(free)) < 10 <= len(content(long))
-    assert (deaf.finish, len(content(deaf))) == (pb.FINISH_REASON_LENGTH, 12)
-    assert (fixed.finish, fixed.text) == (pb.FINISH_REASON_CONSTRAINT, "sea")
-    for message in (free, long, deaf):
+    kinds = {"free": {}, "long": {"min_tokens": 10}, "deaf": {"ignore_eos": True}}
+    calls = [
+        decode(f"{kind}{i}", ["q"], seed=i, regex="[a-z]+", **FREE | {"max_tokens": 24} | more)
+        for kind, more in kinds.items()
+        for i in range(6)
+    ]
+    story = await wire.tell(prefill("q", "Write a word."), decode("fixed", ["q"], regex="sea", **FREE), *calls)
+    made = {kind: [story[f"{kind}{i}"].message for i in range(6)] for kind in kinds}
+    for message in chain.from_iterable(made.values()):
         assert re.fullmatch("[a-z]+", message.text)
+        ended = message.finish == pb.FINISH_REASON_END_OF_TURN
+        assert ended or (message.finish == pb.FINISH_REASON_LENGTH and len(content(message)) == 24)
+    assert min(len(content(message)) for message in made["free"]) < 10
+    assert min(len(content(message)) for message in made["long"]) >= 10
+    assert {message.finish for message in made["deaf"]} == {pb.FINISH_REASON_LENGTH}
+    fixed = story["fixed"].message
+    assert (fixed.finish, fixed.text) == (pb.FINISH_REASON_CONSTRAINT, "sea")
 
 
 async def test_the_forced_beginning_is_not_part_of_it(wire: Wire) -> None:

@@ -6,13 +6,16 @@ import json
 import random
 import re
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support.vocabularies import byte_level_spec, sentence_piece_spec
 
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.server.text import constraint
 from pavane.server.text.constraint import _LIMITS, KEPT, Constraints
 from pavane.server.text.tokenizer import Tokenizer
 
@@ -42,17 +45,20 @@ def allowed(constraints: Constraints, state: Any) -> list[int]:
     return [int(i) for i in np.flatnonzero(np.unpackbits(masks[0].view(np.uint8), bitorder="little"))]
 
 
-def walked(constraints: Constraints, tokenizer: Tokenizer, kind: str, text: str, rng: random.Random) -> str:
+def walked(
+    constraints: Constraints, tokenizer: Tokenizer, kind: str, text: str, rng: random.Random, end: int = END
+) -> str:
     """A text that is made of any of the tokens that are allowed, whichever."""
-    state = constraints.get(kind, text, "x").start(ENDS)
+    ends = frozenset([end])
+    state = constraints.get(kind, text, "x").start(ends)
     content: list[int] = []
     while not state.complete:
         choice = allowed(constraints, state)
         assert max(choice) < tokenizer.vocab_size
-        assert not (set(choice) - ENDS) & tokenizer.control_ids
-        assert (END in choice) == state.satisfied
+        assert not (set(choice) - ends) & tokenizer.control_ids
+        assert (end in choice) == state.satisfied
         token = rng.choice(choice)
-        if token == END:
+        if token == end:
             break
         state.advance(token)
         assert not state.error
@@ -177,6 +183,33 @@ def test_too_costly_is_an_error(
     with pytest.raises(RequestError, match="lexer error: too many expressions") as caught:
         constraints.get("regex", "[a-z]+x[a-z]{3,50}y", "x")
     assert caught.value.reason is Reason.INVALID_CONSTRAINT
+
+
+def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
+    go_on = threading.Event()
+    constraints._deep().submit(go_on.wait)  # something that will not end
+    monkeypatch.setattr(constraint, "COMPILE_S", 0.05)
+    with pytest.raises(RequestError, match=r"its regex took longer than 0\.05 s to compile; simplify it") as caught:
+        constraints.get("regex", "a", "x")
+    assert caught.value.reason is Reason.INVALID_CONSTRAINT
+    go_on.set()
+    monkeypatch.setattr(constraint, "COMPILE_S", 60.0)
+    constraints.get("regex", "a", "x")
+
+
+@pytest.mark.parametrize("make", [byte_level_spec, sentence_piece_spec])
+@pytest.mark.parametrize(("kind", "text", "fits"), CASES[:1] + CASES[-1:])
+def test_other_tokenizers(make: Any, kind: str, text: str, fits: Callable[[str], object]) -> None:
+    spec = make("gpt-2", control=["<end>"]) if make is byte_level_spec else make(control=["<end>"])
+    tokenizer = Tokenizer(spec)
+    end = tokenizer.control_id("<end>")
+    assert end is not None
+    constraints = Constraints(tokenizer, frozenset([end]), tokenizer.vocab_size)
+    made = {walked(constraints, tokenizer, kind, text, random.Random(i), end) for i in range(6)}
+    assert len(made) > 1
+    for one in made:
+        assert fits(one), one
 
 
 def test_a_missing_package_is_said(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
