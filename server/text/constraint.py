@@ -25,7 +25,7 @@ COMPILE_S = 10.0  # fuel and sizes are bounded as well: a compilation that is gi
 KEPT = 64  # compiled constraints
 # llguidance recurses along chains of rules, and what overflows a stack ends the process: this is enough for MAX_CHARS.
 _STACK_BYTES = 256 * 2**20
-_LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
+_LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 30_000, "verbose_errors": False}
 # As json.dumps writes it: without room for a model to fill with white space. A schema's x-guidance may say otherwise.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -52,13 +52,13 @@ class Constraints:
         """
         key = (kind, text)
         with self._lock:
-            if key in self._kept:
+            if key in self._kept and not self._kept[key].spent:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         if len(text) > MAX_CHARS:
             raise _refusal(call_id, kind, f"is {len(text)} characters long; at most {MAX_CHARS} are allowed")
         try:
-            made = self._deep().submit(self._compile, kind, text).result(COMPILE_S)
+            made = self._compile(kind, text)
         except TimeoutError:
             raise _refusal(call_id, kind, f"took longer than {COMPILE_S:g} s to compile; simplify it") from None
         except _InvalidError as error:
@@ -98,16 +98,19 @@ class Constraints:
     def _compile(self, kind: str, text: str) -> Compiled:
         import llguidance
 
-        if self._token_masks is None:
-            self._token_masks = TokenMasks(self._tokenizer, self._end_ids)
-        make = llguidance.LLMatcher
-        if kind == "json_schema":
-            _check_json(text)
-            grammar = make.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
-        else:
-            grammar = make.grammar_from_regex(text) if kind == "regex" else make.grammar_from_lark(text)
+        grammar = _grammar(kind, text)
+        with self._lock:
+            if self._token_masks is None:
+                self._token_masks = TokenMasks(self._tokenizer, self._end_ids)
+        masks = self._token_masks
         limits = llguidance.LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
-        compiled = Compiled(make(self._token_masks.tokenizer, grammar, log_level=0, limits=limits), self._token_masks)
+
+        def make() -> llguidance.LLMatcher:
+            made = llguidance.LLMatcher(masks.tokenizer, grammar, log_level=0, limits=limits)
+            made.compute_bitmask()  # the first is the most expensive
+            return made
+
+        compiled = Compiled(lambda: self._deep().submit(make).result(COMPILE_S), masks)
         first = compiled.start(self._end_ids)
         mask = np.zeros(self._words, dtype=np.uint32)
         first.fill(mask)
@@ -118,18 +121,25 @@ class Constraints:
         return compiled
 
 
-class _InvalidError(Exception):
-    """What is wrong with a constraint."""
+def _grammar(kind: str, text: str) -> str:
+    """As llguidance takes it."""
+    import llguidance
 
-
-def _check_json(text: str) -> None:
-    """llguidance would take it as a part of its own JSON."""
-    try:
+    if kind == "regex":
+        return llguidance.LLMatcher.grammar_from_regex(text)
+    if kind == "grammar":
+        return llguidance.LLMatcher.grammar_from_lark(text)
+    try:  # else it would become a part of its own JSON, whatever it is
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _InvalidError(f"is not JSON: {error}") from None
     if not isinstance(schema, dict):
         raise _InvalidError("is no JSON object; use {} for any JSON")
+    return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
+
+
+class _InvalidError(Exception):
+    """What is wrong with a constraint."""
 
 
 def _refusal(call_id: str, kind: str, text: str) -> RequestError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,38 +54,60 @@ class _Wrapped:
 
 
 class Compiled:
-    """A constraint, shared by all who ask for it."""
+    """A constraint, shared by all who ask for it.
 
-    def __init__(self, matcher: llguidance.LLMatcher, masks: TokenMasks) -> None:
-        self._matcher = matcher
-        self._masks = masks
+    What llguidance's lexer finds out on the way it keeps for all copies of a matcher, up to a limit; one long text may
+    use that up for all. Who notices goes on with a matcher compiled anew, and `spent` says that others should, too.
+    """
+
+    def __init__(self, compile: Callable[[], llguidance.LLMatcher], masks: TokenMasks) -> None:
+        """`compile` may raise TimeoutError."""
+        self.compile = compile
+        self.masks = masks
+        self.spent = False
+        self._matcher = compile()
 
     def start(self, end_ids: frozenset[int]) -> Following:
         """See `Constraint.start`."""
-        return Following(self._matcher.deep_copy(), self._masks, self._masks.mask(end_ids))
+        return Following(self, self._matcher.deep_copy(), self.masks.mask(end_ids))
 
 
 class Following:
     """See `ConstraintState`."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, masks: TokenMasks, ends: UInt32) -> None:
+    def __init__(self, compiled: Compiled, matcher: llguidance.LLMatcher, ends: UInt32) -> None:
+        self._compiled = compiled
         self._matcher = matcher
-        self._masks = masks
         self._ends = ends
+        self._content: list[int] = []
+        self._alone = False  # its matcher shares nothing with others
 
     def advance(self, token: int) -> None:
+        self._content.append(token)
         self._matcher.consume_token(token)  # what is wrong with it is in `error`
 
     def fill(self, mask: UInt32) -> None:
         """Sets the bits of the tokens that may come next, in a mask of zeros. Releases the GIL."""
-        mine = mask[: self._masks.words]
+        mine = mask[: self._compiled.masks.words]
         self._matcher.unsafe_compute_mask_ptr(mine.ctypes.data, mine.nbytes)
+        if self._matcher.is_error() and not self._alone:
+            self._begin_anew()
+            self._matcher.unsafe_compute_mask_ptr(mine.ctypes.data, mine.nbytes)
         if self._matcher.is_error():
             mine[:] = 0
             return
-        mine &= self._masks.text
+        mine &= self._compiled.masks.text
         if self.satisfied and mine.any():
             mine |= self._ends
+
+    def _begin_anew(self) -> None:
+        self._alone = self._compiled.spent = True
+        try:
+            matcher = self._compiled.compile()
+        except TimeoutError:
+            return  # the error stays
+        matcher.consume_tokens(self._content)
+        self._matcher = matcher
 
     @property
     def satisfied(self) -> bool:
@@ -93,11 +115,15 @@ class Following:
 
     @property
     def complete(self) -> bool:
-        return bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped()) and not self._may_recover
 
     @property
     def error(self) -> str:
-        return _words(self._matcher.get_error())
+        return "" if self._may_recover else _words(self._matcher.get_error())
+
+    @property
+    def _may_recover(self) -> bool:
+        return bool(self._matcher.is_error()) and not self._alone
 
 
 def _words(error: str) -> str:

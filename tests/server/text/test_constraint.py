@@ -136,10 +136,11 @@ def test_states_of_one_constraint_are_apart(constraints: Constraints, tokenizer:
 def test_a_wrong_token_is_an_error_that_stays(constraints: Constraints, tokenizer: Tokenizer) -> None:
     state = constraints.get("regex", "a+", "x").start(ENDS)
     state.advance(tokenizer.encode("b", special=False)[0])
+    assert not state.satisfied
+    assert allowed(constraints, state) == []
     assert state.error
     assert state.complete
     assert not state.satisfied
-    assert allowed(constraints, state) == []
 
 
 def test_compiled_ones_are_kept_but_not_all(tokenizer: Tokenizer) -> None:
@@ -183,6 +184,34 @@ def test_too_costly_is_an_error(
     with pytest.raises(RequestError, match="lexer error: too many expressions") as caught:
         constraints.get("regex", "[a-z]+x[a-z]{3,50}y", "x")
     assert caught.value.reason is Reason.INVALID_CONSTRAINT
+
+
+def test_what_one_text_uses_up_the_others_do_not_lack(
+    constraints: Constraints, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_LIMITS, "max_lexer_states", 1000)
+    hard = ("regex", ".*a.{8}b.*c.{9}", "x")
+    compiled = constraints.get(*hard)
+    z, x = (tokenizer.encode(letter, special=False)[0] for letter in "zx")
+    running = compiled.start(ENDS)
+    running.advance(z)
+    assert allowed(constraints, running)
+    greedy, rng = compiled.start(ENDS), random.Random(1)
+    for _ in range(60):
+        choice = allowed(constraints, greedy)
+        if greedy.error:
+            break
+        greedy.advance(rng.choice([token for token in choice if token != END]))
+    assert "too many states" in greedy.error  # even alone
+    assert greedy.complete
+    running.advance(x)
+    assert not running.complete
+    assert len(allowed(constraints, running)) > 1000
+    assert not running.error
+    queued = compiled.start(ENDS)
+    assert len(allowed(constraints, queued)) > 1000
+    assert constraints.get(*hard) is not compiled
+    assert len(allowed(constraints, constraints.get(*hard).start(ENDS))) > 1000
 
 
 def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
