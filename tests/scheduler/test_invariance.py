@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.graphs import graphs
 from support.harness import INVARIANT, Harness, decode, prefill, tiny_runner
+from support.spelling import Letters, OneOf
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.scheduler.spec import CallSpec, ParentSpec, State, Top
@@ -16,6 +17,7 @@ torch.set_num_threads(1)
 CONFIG = tiny_config()
 WEIGHTS = tiny_weights(CONFIG)
 SLOTS = 2000
+ALPHABETS = tuple("abcdefghijklmnopqrstuvwxyz"[i:] for i in range(12))
 Told = dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[Top, ...]]]
 
 QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -33,7 +35,14 @@ def each_backend(request: pytest.FixtureRequest) -> None:
 def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: int = 16) -> Harness:
     runner = tiny_runner(CONFIG, WEIGHTS, slots, batch_invariant=True, backend=backend)
     return Harness(
-        runner, slots, bos_id=bos, token_budget=budget, max_running=running, batch_invariant=True, check=False
+        runner,
+        slots,
+        bos_id=bos,
+        token_budget=budget,
+        max_running=running,
+        batch_invariant=True,
+        check=False,
+        text=Letters(),
     )
 
 
@@ -143,6 +152,8 @@ def story() -> list[CallSpec]:
                presence_penalty=1.5, logit_bias=((40, 1.5), (41, float("-inf")))),
         decode("four", line(4, 6), ParentSpec("three", exact=True), ParentSpec("doc", exact=True),
                forced=tuple(line(18, 7)), logprobs=True, one_pass=True),
+        decode("five", line(3, 9), "two", "doc", max_tokens=30, logprobs=3, seed=8, temperature=1.5,
+               constraint=OneOf(ALPHABETS)),
     ]  # fmt: skip
 
 
@@ -206,7 +217,7 @@ def test_without_the_option_rounding_depends_on_the_batch() -> None:
     seen = set()
     for budget in (1, 7, 500):
         runner = tiny_runner(CONFIG, WEIGHTS, SLOTS)
-        harness = Harness(runner, SLOTS, token_budget=budget)
+        harness = Harness(runner, SLOTS, token_budget=budget, text=Letters())
         harness.submit(*calls)
         harness.run()
         seen.add(told(harness, calls)["four"][1])
