@@ -72,3 +72,12 @@ def test_an_error_in_the_block_still_closes(process):
         block()
     with SyncClient(process.target) as client, client.workflow("other") as wf:
         assert wf.prefill(user="a").result(timeout=5).text == "a"
+
+
+def test_samples_go_out_together(process):
+    with SyncClient(process.target, linger=0.05) as client, client.workflow() as wf:
+        samples = wf.decode_n(3, id="n", max_tokens=1)
+        assert [sample.result(timeout=5).text for sample in samples] == ["n-0-0 ", "n-1-0 ", "n-2-0 "]
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "1\n"
