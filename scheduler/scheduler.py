@@ -18,12 +18,13 @@ from collections.abc import Sequence
 
 from pavane.cache import GraphCache, NeverFitsError, Node, Span
 from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
+from pavane.scheduler.batches import BatchMaker
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.content import seal, take
 from pavane.scheduler.encode import RUN, encode, grow
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.graph import Graph, Limits
-from pavane.scheduler.plan import Sample, Step, make_batch
+from pavane.scheduler.plan import Sample, Step
 from pavane.scheduler.policy import FirstComeFirstServed, Policy
 from pavane.scheduler.resolve import inputs, resolve
 from pavane.scheduler.samples import Taken, taken_tokens
@@ -71,7 +72,7 @@ class Scheduler:
         self._text = text
         self._max_running = max_running
         self._token_budget = token_budget
-        self._share = share
+        self._batches = BatchMaker(text, bos=int(cache.bos_id is not None), share=share)
         self._policy = policy or FirstComeFirstServed()
         self._queue: list[tuple[tuple[float, ...], int, Call]] = []
         self._deadlines: list[tuple[float, int, Call]] = []
@@ -198,7 +199,7 @@ class Scheduler:
                 order.extend(admitted)
                 moved |= bool(admitted)
             if step.items:
-                return make_batch(step, self._text, bos=int(self.cache.bos_id is not None), share=self._share)
+                return self._batches.make(step)
             self._step = None
             if not step.finishing and not step.mended:
                 return None

@@ -25,6 +25,7 @@ from pavane.models.decoder import Decoder
 from pavane.models.native import native_decoder
 from pavane.models.runner import ModelRunner, TorchForward
 from pavane.scheduler.graph import Limits
+from pavane.scheduler.plan import make_batch
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec
 from pavane.scheduler.text import ConstraintState, StopMatcher, TextRules
@@ -154,6 +155,7 @@ class Harness:
         self.now += 1.0
         batch = self.scheduler.schedule(self.now)
         if batch is not None:
+            self.check_moved_on(batch)
             try:
                 result = self.runner.execute(batch)
             except RuntimeError as error:
@@ -163,6 +165,17 @@ class Harness:
         self.collect()
         self.audit()
         return batch is not None
+
+    def check_moved_on(self, batch: Batch) -> None:
+        """A batch that was made from the one before is the one that would be made from nothing."""
+        step = self.scheduler._step
+        assert step is not None
+        if not self.check:
+            return
+        whole = make_batch(step, NoText(), bos=self.bos_id is not None, share=not self.batch_invariant)
+        for name in Batch.__slots__:
+            if name != "samples":
+                np.testing.assert_array_equal(getattr(batch, name), getattr(whole, name), err_msg=name)
 
     def run(self, limit: int = 100_000) -> None:
         for _ in range(limit):
