@@ -6,29 +6,28 @@ import ctypes
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from pavane.kernels.batch import Batch
+from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable
+
+_ARRAYS = ("extents", "extent_indptr", "row_indptr", "pair_rows", "pair_deltas", "own")
 
 
 class PlanStruct(ctypes.Structure):
     """Plan of native/attention.h."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("rows", "pairs", "segments", "heads", "kv_heads", "dim", "half", "pad")),
+        *((name, ctypes.c_int32) for name in ("rows", "segments", "heads", "kv_heads", "dim", "half")),
         ("slots", ctypes.c_int64),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "row_slots", "key_cos", "key_sin", "extents", "extent_indptr", "row_indptr", "own", "pair_rows",
-                "query_cos", "query_sin", "partial_begin", "merge_indptr", "merge_pairs", "partials",
-            )
-        ),
-    ]  # fmt: skip
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("origin", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("positions", "row_slots")),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+    ]
 
 
 class _InputsStruct(ctypes.Structure):
@@ -45,7 +44,7 @@ class NativePlan:
     """A step's attention, the same for all layers; keeps alive what the struct points to."""
 
     struct: PlanStruct
-    arrays: tuple[npt.NDArray[np.generic] | torch.Tensor, ...]
+    arrays: tuple[Int32, ...]
 
 
 class Planner:
@@ -56,52 +55,23 @@ class Planner:
         _, kv_heads, slots, dim = store.shape
         if dim % 2 or dim > self.library.pavane_max_dim() or heads // kv_heads > self.library.pavane_max_group():
             raise NoNativeKernelError(f"the kernels do not take head_dim {dim} with {heads}/{kv_heads} heads")
-        self._chunk = int(self.library.pavane_chunk())
         self._rope = rope
-        self._shape = (heads, kv_heads, dim, slots)
-        self._half = store.dtype is torch.bfloat16
-        self._scratch = torch.empty(0)
+        self._constant = {
+            "heads": heads, "kv_heads": kv_heads, "dim": dim, "half": store.dtype is torch.bfloat16, "slots": slots,
+            "cos": rope.cos.data_ptr(), "sin": rope.sin.data_ptr(), "origin": rope.origin,
+        }  # fmt: skip
 
     def plan(self, batch: Batch) -> NativePlan:
-        heads, kv_heads, dim, slots = self._shape
-        n, pairs, segments = batch.n_rows, batch.n_pairs, batch.n_segments
-        half = dim // 2
-        positions = torch.from_numpy(batch.positions[:n]).long()
-        pair_rows = batch.pair_rows[:pairs]
-        query_at = positions[torch.from_numpy(pair_rows).long()] - torch.from_numpy(batch.pair_deltas[:pairs]).long()
-        key_cos, key_sin = self._rope.at(positions)
-        query_cos, query_sin = self._rope.at(query_at)
-        ends = np.concatenate([[0], np.cumsum(batch.extents[:, 1], dtype=np.int64)])  # padding counts in no segment
-        lengths = np.diff(ends[batch.extent_indptr[: segments + 1]])
-        chunks = np.repeat(-(-lengths // self._chunk), np.diff(batch.row_indptr[: segments + 1]))
-        begin = _indptr(chunks)
-        needed = int(begin[-1]) * heads * (dim + 2)
-        if self._scratch.numel() < needed:
-            self._scratch = torch.empty(needed)
-        tables = [  # the rotate-half tables have every angle twice, sin with its sign: the second half is the plain one
-            t[:, 0, half:].contiguous() for t in (key_cos, key_sin, query_cos * dim**-0.5, query_sin * dim**-0.5)
-        ]
-        ints = {
-            "row_slots": batch.slots,
-            "extents": batch.extents,
-            "extent_indptr": batch.extent_indptr,
-            "row_indptr": batch.row_indptr,
-            "own": batch.own,
-            "pair_rows": batch.pair_rows,
-            "partial_begin": begin,
-            "merge_indptr": _indptr(np.bincount(pair_rows, minlength=n)),
-            "merge_pairs": np.argsort(pair_rows, kind="stable").astype(np.int32),
-        }
-        arrays = {name: np.ascontiguousarray(array, dtype=np.int32) for name, array in ints.items()}
+        given = {"positions": batch.positions, "row_slots": batch.slots}
+        given.update((name, getattr(batch, name)) for name in _ARRAYS)
+        arrays = {name: np.ascontiguousarray(array, dtype=np.int32) for name, array in given.items()}
         struct = PlanStruct(
-            rows=n, pairs=pairs, segments=segments, heads=heads, kv_heads=kv_heads, dim=dim, half=self._half,
-            slots=slots,
-            key_cos=tables[0].data_ptr(), key_sin=tables[1].data_ptr(),
-            query_cos=tables[2].data_ptr(), query_sin=tables[3].data_ptr(),
-            partials=self._scratch.data_ptr(),
+            rows=batch.n_rows,
+            segments=batch.n_segments,
+            **self._constant,
             **{name: array.ctypes.data for name, array in arrays.items()},
-        )  # fmt: skip
-        return NativePlan(struct, (*arrays.values(), *tables, self._scratch))
+        )
+        return NativePlan(struct, tuple(arrays.values()))
 
 
 class NativeAttention:
@@ -135,7 +105,3 @@ class NativeAttention:
             ctypes.byref(plan.struct), ctypes.byref(inputs), keys, values, torch.get_num_threads(), out.data_ptr()
         )
         return out
-
-
-def _indptr(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

@@ -95,6 +95,7 @@ class NativeDecoder:
                 setattr(struct, name, getattr(layer, name).struct)
             struct.keys, struct.values = store.k[i].data_ptr(), store.v[i].data_ptr()
         self.vocab_size = int(head.struct.outputs)
+        self._logits = torch.empty((0, self.vocab_size))  # of the last step
         self._model = _ModelStruct(
             layers=len(layers), hidden=embedding.struct.inputs, inner=layers[0].gate.struct.outputs,
             heads=heads, kv_heads=kv_heads, dim=dim, vocabulary=self.vocab_size, eps=eps,
@@ -102,10 +103,12 @@ class NativeDecoder:
         )  # fmt: skip
 
     def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
-        """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size]."""
+        """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size], until the next step."""
         plan = self._planner.plan(batch)
         count = batch.samples.count
-        out = torch.empty((count, self.vocab_size))
+        if len(self._logits) < count:
+            self._logits = torch.empty((count, self.vocab_size))
+        out = self._logits[:count]
         inputs = torch.from_numpy(tokens)
         rows = torch.from_numpy(batch.samples.rows[:count])
         self._model.threads = torch.get_num_threads()

@@ -84,6 +84,9 @@ def _yarn_range(rope: RopeParameters, head_dim: int) -> tuple[float, float]:
 class RopeTable:
     """scale * cos and scale * sin of p * frequency, computed in float64, stored in `dtype`, for p in -length..2*length.
 
+    Attributes:
+        cos, sin: [3 * length + 1, head_dim/2]; position p is row `origin` + p.
+
     Args:
         frequencies: radians per position, float64 [head_dim/2].
         scale: YaRN's attention factor. Keys are rotated once when they are stored and queries once per segment, so
@@ -94,15 +97,15 @@ class RopeTable:
         self, frequencies: torch.Tensor, length: int, scale: float = 1.0, dtype: torch.dtype = torch.float32
     ) -> None:
         angles = torch.arange(-length, 2 * length + 1, dtype=torch.float64)[:, None] * frequencies
-        cos, sin = (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
-        self._length = length
-        self._cos = torch.cat([cos, cos], dim=1)
-        self._sin = torch.cat([-sin, sin], dim=1)
+        self.origin = length
+        self.cos = (angles.cos() * scale).to(dtype)
+        self.sin = (angles.sin() * scale).to(dtype)
 
     def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos, sin), each [n, 1, head_dim] (sin with the sign of rotate-half), for `positions` int64 [n]."""
-        rows = positions + self._length
-        return self._cos.index_select(0, rows)[:, None], self._sin.index_select(0, rows)[:, None]
+        rows = positions + self.origin
+        cos, sin = self.cos.index_select(0, rows), self.sin.index_select(0, rows)
+        return torch.cat([cos, cos], dim=1)[:, None], torch.cat([-sin, sin], dim=1)[:, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.batch import Batch
 from pavane.scheduler.plan import Item, Step, make_batch
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
@@ -48,7 +48,7 @@ class BatchMaker:
             return None
         for row, item in enumerate(items):
             item.first_row = row
-        causal: Int32 = np.flatnonzero(last.own)
+        causal = np.flatnonzero(last.own)
         extents = last.extents.copy()
         extents[last.extent_indptr[causal + 1] - 1, 1] += 1
         return replace(

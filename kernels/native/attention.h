@@ -19,23 +19,18 @@ namespace pavane {
 
 constexpr int BLOCK = 64, CHUNK = 512, MAX_QUERIES = 64, MAX_DIM = 256;
 
-struct Plan {  // mirrored by native_attention.py
-    int32_t rows, pairs, segments, heads, kv_heads, dim;
-    int32_t half;                      // the cache holds bfloat16, not float32
-    int32_t unused;
-    int64_t slots;                     // of the cache, a multiple of LANES
-    const int32_t *row_slots;          // [rows]
-    const float *key_cos, *key_sin;    // [rows, dim / 2]
-    const int32_t *extents;            // [., 2]
-    const int32_t *extent_indptr;      // [segments + 1]
-    const int32_t *row_indptr;         // [segments + 1], over pairs
-    const int32_t *own;                // [segments]
-    const int32_t *pair_rows;          // [pairs]
-    const float *query_cos, *query_sin;  // [pairs, dim / 2], scaled
-    const int32_t *partial_begin;      // [pairs + 1]: chunks of each pair's segment, summed
-    const int32_t *merge_indptr;       // [rows + 1]
-    const int32_t *merge_pairs;        // [pairs]
-    float *partials;                   // [partial_begin[pairs], heads, dim + 2]
+struct Plan {  // mirrored by native_attention.py; the arrays are those of a Batch
+    int32_t rows, segments, heads, kv_heads, dim;
+    int32_t half;              // the cache holds bfloat16, not float32
+    int64_t slots;             // of the cache, a multiple of LANES
+    const float *cos, *sin;    // [positions, dim / 2]
+    int64_t origin;            // the row of position 0 in these
+    const int32_t *positions, *row_slots;  // [rows]
+    const int32_t *extents;         // [., 2]
+    const int32_t *extent_indptr;   // [segments + 1]
+    const int32_t *row_indptr;      // [segments + 1], over pairs
+    const int32_t *pair_rows, *pair_deltas;  // [pairs]
+    const int32_t *own;             // [segments]
 };
 
 // q, k, v of a step's rows, unrotated: [rows, heads or kv_heads, dim], rows `*_stride` floats apart.
@@ -50,18 +45,36 @@ struct Task {
 
 inline int padded(int dim) { return (dim + LANES - 1) / LANES * LANES; }
 
-inline std::vector<Task> tasks_of(const Plan &p) {
-    const int tile = std::max(1, MAX_QUERIES / (p.heads / p.kv_heads));
+// What follows from a plan, the same for all layers: pieces of work, and which partial results make a row.
+struct Work {
     std::vector<Task> tasks;
-    for (int s = 0; s < p.segments; s++)
-        for (int first = p.row_indptr[s]; first < p.row_indptr[s + 1]; first += tile) {
-            const int count = std::min(tile, p.row_indptr[s + 1] - first);
-            const int chunks = p.partial_begin[first + 1] - p.partial_begin[first];
-            for (int chunk = 0; chunk < chunks; chunk++)
-                for (int h = 0; h < p.kv_heads; h++) tasks.push_back({s, h, first, count, chunk});
+    std::vector<int32_t> lengths;        // [segments]: keys
+    std::vector<int32_t> partial_begin;  // [pairs + 1]: chunks of each pair's segment, summed
+    std::vector<int32_t> merge_indptr, merge_pairs;  // [rows + 1], [pairs]: the pairs of each row, in their order
+    std::vector<float> partials;         // [partial_begin[pairs], heads, dim + 2]
+
+    explicit Work(const Plan &p) : merge_indptr(p.rows + 1), merge_pairs(p.row_indptr[p.segments]) {
+        const int tile = std::max(1, MAX_QUERIES / (p.heads / p.kv_heads));
+        partial_begin.push_back(0);
+        for (int s = 0; s < p.segments; s++) {
+            int length = 0;
+            for (int e = p.extent_indptr[s]; e < p.extent_indptr[s + 1]; e++) length += p.extents[2 * e + 1];
+            lengths.push_back(length);
+            const int chunks = (length + CHUNK - 1) / CHUNK, first = p.row_indptr[s], end = p.row_indptr[s + 1];
+            for (int pair = first; pair < end; pair++) partial_begin.push_back(partial_begin.back() + chunks);
+            for (int at = first; at < end; at += tile)
+                for (int chunk = 0; chunk < chunks; chunk++)
+                    for (int h = 0; h < p.kv_heads; h++)
+                        tasks.push_back({s, h, at, std::min(tile, end - at), chunk});
         }
-    return tasks;
-}
+        const int pairs = int(merge_pairs.size());
+        for (int i = 0; i < pairs; i++) merge_indptr[p.pair_rows[i] + 1]++;
+        for (int r = 0; r < p.rows; r++) merge_indptr[r + 1] += merge_indptr[r];
+        std::vector<int32_t> next(merge_indptr.begin(), merge_indptr.end() - 1);
+        for (int i = 0; i < pairs; i++) merge_pairs[next[p.pair_rows[i]]++] = i;
+        partials.resize(size_t(partial_begin[pairs]) * p.heads * (p.dim + 2));
+    }
+};
 
 template <class T>
 inline T narrow(float value) {
@@ -78,7 +91,8 @@ inline Vec widen(const uint16_t *from) {
 template <class T>
 void write_row(const Plan &p, const Inputs &in, int r, T *keys, T *values) {
     const int half = p.dim / 2, stride = padded(p.dim), pack = 4 / sizeof(T);
-    const float *cos = p.key_cos + int64_t(r) * half, *sin = p.key_sin + int64_t(r) * half;
+    const int64_t angle = (p.origin + p.positions[r]) * half;
+    const float *cos = p.cos + angle, *sin = p.sin + angle;
     const int64_t slot = p.row_slots[r];
     for (int h = 0; h < p.kv_heads; h++) {
         const float *k = in.k + r * in.k_stride + h * p.dim, *v = in.v + r * in.v_stride + h * p.dim;
@@ -176,7 +190,7 @@ struct Walk {
 };
 
 template <class T>
-void run_task(const Plan &p, const Task &task, const Inputs &in, const T *keys, const T *values) {
+void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, const T *keys, const T *values) {
     alignas(64) static thread_local float queries[MAX_QUERIES * MAX_DIM], out[MAX_QUERIES * MAX_DIM];
     alignas(64) static thread_local float scores[4 * BLOCK];
     float peak[MAX_QUERIES], mass[MAX_QUERIES];
@@ -185,6 +199,7 @@ void run_task(const Plan &p, const Task &task, const Inputs &in, const T *keys, 
     const T *value_rows[BLOCK];
 
     const int dim = p.dim, half = dim / 2, group = p.heads / p.kv_heads, s = task.segment, wide = padded(dim);
+    const float scale = 1.0f / std::sqrt(float(dim));
     const int count = task.count * group, rounded = (count + 3) / 4 * 4;
     for (int i = 0; i < rounded; i++) {
         peak[i] = NEVER;
@@ -194,21 +209,21 @@ void run_task(const Plan &p, const Task &task, const Inputs &in, const T *keys, 
     }
     for (int i = 0; i < task.count; i++) {
         const int64_t pair = task.first + i;
-        const float *cos = p.query_cos + pair * half, *sin = p.query_sin + pair * half;
+        const int64_t angle = (p.origin + p.positions[p.pair_rows[pair]] - p.pair_deltas[pair]) * half;
+        const float *cos = p.cos + angle, *sin = p.sin + angle;
         for (int g = 0; g < group; g++) {
             const float *q = in.q + p.pair_rows[pair] * in.q_stride + (task.head * group + g) * dim;
             float *to = queries + (i * group + g) * MAX_DIM;
             for (int d = 0; d < half; d++) {
-                to[d] = q[d] * cos[d] - q[d + half] * sin[d];
-                to[d + half] = q[d + half] * cos[d] + q[d] * sin[d];
+                to[d] = (q[d] * cos[d] - q[d + half] * sin[d]) * scale;
+                to[d + half] = (q[d + half] * cos[d] + q[d] * sin[d]) * scale;
             }
         }
     }
 
     // Key j of the segment is seen by its row i if j < seen(i).
     const int first_in_segment = task.first - p.row_indptr[s];
-    int length = 0;
-    for (int e = p.extent_indptr[s]; e < p.extent_indptr[s + 1]; e++) length += p.extents[2 * e + 1];
+    const int length = work.lengths[s];
     const auto seen = [&](int i) { return p.own[s] ? length - p.own[s] + first_in_segment + i + 1 : length; };
     const int end = std::min((task.chunk + 1) * CHUNK, seen(task.count - 1));
     const T *head_keys = keys + task.head * p.slots * dim, *head_values = values + task.head * p.slots * wide;
@@ -257,8 +272,8 @@ void run_task(const Plan &p, const Task &task, const Inputs &in, const T *keys, 
     for (int i = 0; i < task.count; i++)
         for (int g = 0; g < group; g++) {
             const int u = i * group + g;
-            const int64_t part = p.partial_begin[task.first + i] + task.chunk;
-            float *to = p.partials + (part * p.heads + task.head * group + g) * (dim + 2);
+            const int64_t part = work.partial_begin[task.first + i] + task.chunk;
+            float *to = work.partials.data() + (part * p.heads + task.head * group + g) * (dim + 2);
             to[0] = peak[u];
             to[1] = mass[u];
             std::copy(out + u * MAX_DIM, out + u * MAX_DIM + dim, to + 2);
@@ -266,13 +281,13 @@ void run_task(const Plan &p, const Task &task, const Inputs &in, const T *keys, 
 }
 
 // The attention of row r and head h: out [dim].
-inline void merge(const Plan &p, int r, int h, float *out) {
+inline void merge(const Plan &p, const Work &work, int r, int h, float *out) {
     float top = NEVER, mass = 0;
     const auto each = [&](auto &&use) {
-        for (int m = p.merge_indptr[r]; m < p.merge_indptr[r + 1]; m++) {
-            const int pair = p.merge_pairs[m];
-            for (int c = p.partial_begin[pair]; c < p.partial_begin[pair + 1]; c++)
-                use(p.partials + (int64_t(c) * p.heads + h) * (p.dim + 2));
+        for (int m = work.merge_indptr[r]; m < work.merge_indptr[r + 1]; m++) {
+            const int pair = work.merge_pairs[m];
+            for (int c = work.partial_begin[pair]; c < work.partial_begin[pair + 1]; c++)
+                use(work.partials.data() + (int64_t(c) * p.heads + h) * (p.dim + 2));
         }
     };
     each([&](const float *part) { top = std::max(top, part[0]); });

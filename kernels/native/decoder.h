@@ -125,7 +125,7 @@ void linear(const Linear &w, const Activations &a, int begin, int end, int from,
 }
 
 template <class T>
-void layer_forward(const Model &m, const Layer &l, const Plan &p, const std::vector<Task> &tasks, Scratch &s) {
+void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Scratch &s) {
     const int n = p.rows, q_size = m.heads * m.dim, kv_size = m.kv_heads * m.dim;
     const int64_t width = q_size + 2 * kv_size;
     T *keys = static_cast<T *>(l.keys), *values = static_cast<T *>(l.values);
@@ -164,13 +164,13 @@ void layer_forward(const Model &m, const Layer &l, const Plan &p, const std::vec
 #pragma omp single
     s.a.resize(n, q_size);
 #pragma omp for schedule(dynamic, 1)
-    for (size_t t = 0; t < tasks.size(); t++) run_task<T>(p, tasks[t], in, keys, values);
+    for (size_t t = 0; t < work.tasks.size(); t++) run_task<T>(p, work, work.tasks[t], in, keys, values);
     {
         static thread_local std::vector<float> row;
         row.resize(q_size);
 #pragma omp for schedule(static)
         for (int r = 0; r < n; r++) {
-            for (int h = 0; h < m.heads; h++) merge(p, r, h, row.data() + h * m.dim);
+            for (int h = 0; h < m.heads; h++) merge(p, work, r, h, row.data() + h * m.dim);
             s.a.put_row(r, row.data(), q_size);
         }
     }
@@ -203,7 +203,7 @@ inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_
     s.x.resize(std::max(s.x.size(), size_t(n) * m.hidden));
     s.qkv.resize(std::max(s.qkv.size(), size_t(n) * (m.heads + 2 * m.kv_heads) * m.dim));
     s.h.resize(n, m.inner);
-    const std::vector<Task> tasks = tasks_of(p);
+    Work work(p);
     Scratch *shared = &s;
 #pragma omp parallel num_threads(m.threads)
     {
@@ -212,8 +212,8 @@ inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_
         for (int r = 0; r < n; r++)
             for (int i = 0; i < m.hidden; i++) s.x[int64_t(r) * m.hidden + i] = weight_at(m.embedding, tokens[r], i);
         for (int i = 0; i < m.layers; i++) {
-            if (p.half) layer_forward<uint16_t>(m, m.layer[i], p, tasks, s);
-            else layer_forward<float>(m, m.layer[i], p, tasks, s);
+            if (p.half) layer_forward<uint16_t>(m, m.layer[i], p, work, s);
+            else layer_forward<float>(m, m.layer[i], p, work, s);
         }
 #pragma omp single
         s.a.resize(n_samples, m.hidden);

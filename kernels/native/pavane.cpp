@@ -5,7 +5,6 @@
 
 using namespace pavane;
 
-PAVANE_EXPORT int pavane_chunk() { return CHUNK; }
 PAVANE_EXPORT int pavane_max_dim() { return MAX_DIM; }
 PAVANE_EXPORT int pavane_max_group() { return MAX_QUERIES; }
 
@@ -14,16 +13,16 @@ PAVANE_EXPORT void pavane_attend(const Plan *plan, const Inputs *inputs, float *
                               float *result) {
     const Plan &p = *plan;
     const Inputs &in = *inputs;
-    const std::vector<Task> tasks = tasks_of(p);
+    Work work(p);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
         for (int r = 0; r < p.rows; r++) write_row<float>(p, in, r, keys, values);
 #pragma omp for schedule(dynamic, 1)
-        for (size_t t = 0; t < tasks.size(); t++) run_task<float>(p, tasks[t], in, keys, values);
+        for (size_t t = 0; t < work.tasks.size(); t++) run_task<float>(p, work, work.tasks[t], in, keys, values);
 #pragma omp for schedule(static)
         for (int r = 0; r < p.rows; r++)
-            for (int h = 0; h < p.heads; h++) merge(p, r, h, result + (int64_t(r) * p.heads + h) * p.dim);
+            for (int h = 0; h < p.heads; h++) merge(p, work, r, h, result + (int64_t(r) * p.heads + h) * p.dim);
     }
 }
 
