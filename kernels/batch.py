@@ -113,6 +113,16 @@ class StepResult:
     top_tokens: Int32 | None = None  # [samples, most asked for], likeliest first, then NO_TOKEN; None if nobody asked
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
 
+    def only(self, kept: list[int]) -> StepResult:
+        """Of the samples `kept`."""
+        return StepResult(
+            self.tokens[kept],
+            self.logprobs[kept],
+            self.forward_s,
+            None if self.top_tokens is None else self.top_tokens[kept],
+            None if self.top_logprobs is None else self.top_logprobs[kept],
+        )
+
 
 class Runner(Protocol):
     """Executes steps in order, in one thread. A raised exception means that nothing of the step can be relied on."""

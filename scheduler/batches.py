@@ -1,15 +1,29 @@
-"""Batches from steps. Where a step is the one before moved on by one token, so is its batch."""
+"""Batches from steps. Where a step is the one before moved on by one token, so is its batch; and where only decodes
+run, the batch of the step after can be made before the tokens of this one are known."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pavane.kernels.batch import Batch
-from pavane.scheduler.plan import Item, Step, make_batch
+from pavane.kernels.batch import NO_TOKEN, Batch, Int32
+from pavane.scheduler.plan import Item, Sample, Step, make_batch
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A step to run right after the one that runs: each call's next row, whose token is that call's sample of now.
+
+    A call that turns out to have ended owns one discarded row; it writes only where nothing is read before it is
+    written by a later step.
+    """
+
+    batch: Batch
+    items: tuple[Item, ...]  # one row and one sample each
 
 
 class BatchMaker:
@@ -30,6 +44,33 @@ class BatchMaker:
         self._items, self._batch = step.items, batch
         return batch
 
+    def ahead(self, step: Step) -> Ahead | None:
+        """The step after `step`, the last that was made, if each of its calls is a decode that goes on unless its next
+        token says otherwise, and nothing but that token decides what follows."""
+        last = self._batch
+        if last is None or len(step.samples) != len(step.items):
+            return None
+        items, samples = [], []
+        for row, (item, sample) in enumerate(zip(step.items, step.samples, strict=True)):
+            call = item.call
+            decode = call.spec.decode
+            if decode is None or decode.edits or decode.one_pass or sample.item is not item or item.rows != 1:
+                return None
+            if call.generated + 1 >= call.max_tokens:
+                return None
+            forced = decode.forced[sample.index + 1] if decode.forced else NO_TOKEN
+            items.append(Item(call, item.tail, item.lo + 1, item.hi + 1, row))
+            samples.append(Sample(call, items[-1], sample.depth + 1, sample.index + 1, forced))
+        slots = _slots(items)
+        if slots is None or (slots != last.slots + 1).any():
+            return None
+        batch = self._next(last, slots, samples)
+        return Ahead(replace(batch, previous=np.arange(len(items), dtype=np.int32)), tuple(items))
+
+    def adopt(self, ahead: Ahead, items: list[Item]) -> None:
+        """`ahead` was run, and of its rows those of `items` count."""
+        self._items, self._batch = items, ahead.batch if len(items) == len(ahead.items) else None
+
     def _moved_on(self, step: Step) -> Batch | None:
         """The last batch with every row one further, or None if the step is not of this kind.
 
@@ -43,29 +84,40 @@ class BatchMaker:
                 return None
             if now.rows != 1 or before.rows != 1:
                 return None
-        slots = np.array([_slot(item) for item in items], dtype=np.int32)
+        slots = _slots(items)
+        assert slots is not None
         if (slots != last.slots + 1).any():  # another extent begins
             return None
         for row, item in enumerate(items):
             item.first_row = row
+        tokens = np.array([item.tail.tokens[item.lo - item.tail.lo] for item in items], dtype=np.int32)
+        previous = np.full(len(items), NO_TOKEN, dtype=np.int32)
+        return replace(self._next(last, slots, step.samples), tokens=tokens, previous=previous)
+
+    def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
+        """`last` with every row one further; tokens are still those of before."""
         causal = np.flatnonzero(last.own)
         extents = last.extents.copy()
         extents[last.extent_indptr[causal + 1] - 1, 1] += 1
         return replace(
             last,
-            tokens=np.array([item.tail.tokens[item.lo - item.tail.lo] for item in items], dtype=np.int32),
             positions=last.positions + 1,
             slots=slots,
             extents=extents,
-            samples=make_samples(step.samples, self._text),
+            samples=make_samples(samples, self._text),
         )
 
 
-def _slot(item: Item) -> int:
-    """Of the one row of `item`."""
-    left = item.lo - item.tail.lo
-    for extent in item.tail.extents or ():
-        if left < extent.length:
-            return extent.start + left
-        left -= extent.length
-    raise AssertionError("a row without a slot")
+def _slots(items: Sequence[Item]) -> Int32 | None:
+    """Of the one row of each of `items`; None if one of them has no slot yet."""
+    slots = []
+    for item in items:
+        left = item.lo - item.tail.lo
+        for extent in item.tail.extents or ():
+            if left < extent.length:
+                slots.append(extent.start + left)
+                break
+            left -= extent.length
+        else:
+            return None
+    return np.array(slots, dtype=np.int32)

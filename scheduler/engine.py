@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
-from pavane.kernels.batch import Runner
+from pavane.kernels.batch import Batch, Runner, StepResult
+from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, Event, Outcome, Receipt
@@ -107,12 +108,19 @@ class Engine:
     # ---- the loop
 
     async def _loop(self) -> None:
-        loop = asyncio.get_running_loop()
         scheduler = self.scheduler
+        flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the step before was committed
         while True:
             began = monotonic()
-            batch = scheduler.schedule(began)
-            running = loop.run_in_executor(self._thread, self._runner.execute, batch) if batch is not None else None
+            kept = None
+            if flying is None:
+                batch = scheduler.schedule(began)
+                running = self._execute(batch) if batch is not None else None
+            else:
+                ahead, running = flying
+                batch, kept = ahead.batch, scheduler.adopt(ahead, began)
+            following = scheduler.ahead()
+            flying = (following, self._execute(following.batch)) if following is not None else None
             self._publish(scheduler.take_events())  # while the step runs
             if batch is None or running is None:
                 await self._sleep()
@@ -121,12 +129,17 @@ class Engine:
                 result = await running
             except Exception as error:  # whatever the runner raises fails the calls of this step, not the server
                 log.exception("a step of %d rows failed", batch.n_rows)
-                scheduler.fail_step(f"the model runner failed: {error}", monotonic())
+                if kept != []:
+                    scheduler.fail_step(f"the model runner failed: {error}", monotonic())
             else:
-                scheduler.commit(result, monotonic())
+                if kept != []:
+                    scheduler.commit(result if kept is None else result.only(kept), monotonic())
                 self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
+
+    def _execute(self, batch: Batch) -> asyncio.Future[StepResult]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._runner.execute, batch)
 
     async def _sleep(self) -> None:
         if not self.scheduler.graph.unfinished:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from pavane.cache import GraphCache, NeverFitsError, Node, Span
 from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
-from pavane.scheduler.batches import BatchMaker
+from pavane.scheduler.batches import Ahead, BatchMaker
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.content import seal, take
 from pavane.scheduler.encode import RUN, encode, grow
@@ -207,6 +207,31 @@ class Scheduler:
                 self._park(call)
             for call in step.finishing:  # found complete: nothing had to be computed
                 self._finish(call, now)
+
+    def ahead(self) -> Ahead | None:
+        """What may run right after the step that runs now and before that is committed; None if nothing may."""
+        step = self._step
+        if step is None or self.counts[State.QUEUED] or step.finishing or step.mended:
+            return None
+        return self._batches.ahead(step) if len(step.items) == len(self.running) else None
+
+    def adopt(self, ahead: Ahead, now: float) -> list[int]:
+        """The next step is `ahead`, which runs already: the numbers of those of its samples that count."""
+        assert self._step is None, "the last step was not committed"
+        self._expire(now)
+        step = self._step = Step(self._token_budget, PAIRS_PER_ROW * self._token_budget)
+        kept = []
+        for i, item in enumerate(ahead.items):
+            call, node = item.call, item.tail
+            if call.state is not State.RUNNING or call.sealed or call.span is None or call.span.node is not node:
+                continue
+            if (node.lo + node.filled, node.hi) == (item.lo, item.hi):
+                self._advance(call, step, now)
+                kept.append(i)
+        self._batches.adopt(ahead, step.items)
+        if not kept:
+            self._step = None
+        return kept
 
     def commit(self, result: StepResult, now: float) -> None:
         step, self._step = self._step, None

@@ -32,7 +32,7 @@ def each_backend(request: pytest.FixtureRequest) -> None:
     backend = request.param
 
 
-def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: int = 16) -> Harness:
+def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: int = 16, ahead: bool = True) -> Harness:
     runner = tiny_runner(CONFIG, WEIGHTS, slots, batch_invariant=True, backend=backend)
     return Harness(
         runner,
@@ -43,6 +43,7 @@ def served(bos: int | None, *, slots: int = SLOTS, budget: int = 64, running: in
         batch_invariant=True,
         check=False,
         text=Letters(),
+        ahead=ahead,
     )
 
 
@@ -54,7 +55,7 @@ def told(harness: Harness, calls: Sequence[CallSpec]) -> Told:
 
 def alone(calls: Sequence[CallSpec], bos: int | None) -> Told:
     """Each call by itself, one after the other, with room for everything."""
-    harness = served(bos, budget=1000)
+    harness = served(bos, budget=1000, ahead=False)
     for call in calls:
         harness.submit(call)
         harness.run()

@@ -23,13 +23,15 @@ REFERENCE = ReferenceModel(CONFIG, WEIGHTS)
     backend=st.sampled_from(BACKENDS),
     bos=st.sampled_from([None, 0]),
     budget=st.sampled_from([3, 17, 200]),
+    ahead=st.booleans(),
     data=st.data(),
 )
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graphs_equal_the_oracle(
-    calls: list[CallSpec], backend: str, bos: int | None, budget: int, data: st.DataObject
+    calls: list[CallSpec], backend: str, bos: int | None, budget: int, ahead: bool, data: st.DataObject
 ) -> None:
-    harness = Harness(tiny_runner(CONFIG, WEIGHTS, 2000, backend=backend), 2000, bos_id=bos, token_budget=budget)
+    runner = tiny_runner(CONFIG, WEIGHTS, 2000, backend=backend)
+    harness = Harness(runner, 2000, bos_id=bos, token_budget=budget, ahead=ahead)
     for call in calls:
         harness.submit(call)
         if data.draw(st.integers(0, 3)) == 0:

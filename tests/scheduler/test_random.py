@@ -9,7 +9,8 @@ import pytest
 from support.fingerprint import FingerprintOracle, FingerprintRunner
 from support.harness import Harness, decode, prefill
 
-from pavane.kernels.batch import Batch
+from pavane.kernels.batch import Batch, StepResult
+from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import CallSpec, Outcome, ParentSpec, State
 
@@ -32,11 +33,13 @@ REFUSALS = {Reason.BUDGET_EXHAUSTED, Reason.UNKNOWN_MESSAGE, Reason.NEVER_FITS, 
 
 
 class Driver:
-    def __init__(self, seed: int, *, calm: bool = False) -> None:
+    def __init__(self, seed: int, *, calm: bool = False, chatty: bool = False) -> None:
+        """`chatty`: long answers, so that most steps are those of decodes alone."""
         self.rng = rng = random.Random(seed)
         self.calm = calm
-        self.rate = rng.choice([0.1, 0.1, 0.3])
-        slots = rng.choice([40, 60, 90, 150, 400])
+        self.chatty = chatty
+        self.rate = rng.choice([0.1, 0.1, 0.3]) if not chatty else 0.02
+        slots = rng.choice([40, 60, 90, 150, 400]) if not chatty else 600
         self.bos = rng.choice([None, 0])
         self.runner = FingerprintRunner(slots)
         self.h = Harness(
@@ -46,10 +49,15 @@ class Driver:
             bos_id=self.bos,
             batch_invariant=rng.random() < 0.25,
             max_running=rng.choice([1, 3, 8]),
-            token_budget=rng.choice([1, 3, 8, 32, 200]),
+            token_budget=rng.choice([1, 3, 8, 32, 200]) if not chatty else 200,
         )
         self.s = self.h.scheduler
         self.batch: Batch | None = None
+        self.result: StepResult | RuntimeError | None = None  # of `batch`, if it was begun ahead
+        self.kept: list[int] | None = None
+        self.following: Ahead | None = None  # begins right after `batch`
+        self.flying: tuple[Ahead, StepResult | RuntimeError] | None = None
+        self.eager = rng.choice([0.0, 0.5, 1.0]) if not chatty else 0.9
         self.calls: dict[str, CallSpec] = {}
         self.named = 0
         self.live: dict[tuple[str, str], list[str]] = {}
@@ -90,7 +98,7 @@ class Driver:
             )
         start = rng.randrange(70) if rng.random() < 0.1 else None
         timeout = float(rng.randint(1, 40)) if rng.random() < 0.06 and not self.calm else None
-        kind = rng.random()
+        kind = rng.random() if not self.chatty else 0.6 + 0.4 * rng.random()
         if kind < 0.35:
             return prefill(name, self.tokens(), *edges, start=start, timeout=timeout, exact=rng.random() < 0.3)
         if kind < 0.45 and known:
@@ -98,7 +106,11 @@ class Driver:
         trailer = rng.choice([(), (), (1, 2)])
         if kind < 0.7:
             one_pass = rng.random() < 0.6
-            fields = {"forced": tuple(self.tokens()), "one_pass": one_pass, "logprobs": rng.random() < 0.5}
+            fields = {
+                "forced": tuple(self.tokens()),
+                "one_pass": one_pass and not self.chatty,
+                "logprobs": rng.random() < 0.5,
+            }
             return decode(name, self.tokens(4), *edges, start=start, timeout=timeout, trailer=trailer, **fields)
         return decode(
             name,
@@ -112,8 +124,8 @@ class Driver:
             end_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 10]))),
             stop_ids=frozenset(rng.sample(range(3, 97), rng.choice([0, 4]))),
             # The runner takes no notice of these, but they are kept up to date.
-            repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
-            frequency_penalty=rng.choice([0.0, 0.0, 0.5]),
+            repetition_penalty=rng.choice([1.0, 1.0, 1.3]) if not self.chatty else 1.0,
+            frequency_penalty=rng.choice([0.0, 0.0, 0.5]) if not self.chatty else 0.0,
             logprobs=rng.choice([0, 1, 3]),
         )
 
@@ -161,7 +173,14 @@ class Driver:
 
     def begin(self) -> None:
         self.h.now += 1.0
-        self.batch = self.s.schedule(self.h.now)
+        self.result = self.kept = None
+        if self.flying is None:
+            self.batch = self.s.schedule(self.h.now)
+        else:
+            ahead, self.result = self.flying
+            self.batch, self.kept = ahead.batch, self.s.adopt(ahead, self.h.now)
+            adopted[len(self.kept) == len(ahead.items)] += 1
+        self.following = self.s.ahead() if self.rng.random() < self.eager else None
         if self.batch is None:
             assert not self.s.running, "calls run, and yet there is nothing to do"
             assert self.s.graph.unfinished == 0, "calls wait, and yet there is nothing to do"
@@ -171,14 +190,25 @@ class Driver:
 
     def end(self) -> None:
         assert self.batch is not None
-        batch, self.batch = self.batch, None
+        result = self.result if self.result is not None else self.execute(self.batch)
+        self.flying = None
+        if self.following is not None:  # after a failed step its rows read garbage, for calls that have ended
+            failed = isinstance(result, RuntimeError)
+            self.flying = (self.following, result if failed else self.execute(self.following.batch))
+        self.batch = None
+        if self.kept == []:
+            return
+        if isinstance(result, RuntimeError):
+            self.s.fail_step(str(result), self.h.now)
+        else:
+            self.s.commit(result if self.kept is None else result.only(self.kept), self.h.now)
+
+    def execute(self, batch: Batch) -> StepResult | RuntimeError:
         self.runner.fail_next = not self.calm and self.rng.random() < 0.03
         try:
-            result = self.runner.execute(batch)
+            return self.runner.execute(batch)
         except RuntimeError as error:
-            self.s.fail_step(str(error), self.h.now)
-        else:
-            self.s.commit(result, self.h.now)
+            return error
 
     # ---- what must hold
 
@@ -223,7 +253,7 @@ class Driver:
             else:
                 self.begin()
             self.check()
-            if self.batch is None and self.s.graph.unfinished == 0:
+            if self.batch is None and self.flying is None and self.s.graph.unfinished == 0:
                 break
         else:
             raise AssertionError("not at rest")
@@ -268,12 +298,24 @@ class Driver:
         assert not self.s.graph.workflows
 
 
-def drive(seed: int, steps: int, *, calm: bool) -> None:
-    driver = Driver(seed, calm=calm)
+def drive(seed: int, steps: int, *, calm: bool, chatty: bool = False) -> None:
+    driver = Driver(seed, calm=calm, chatty=chatty)
     for _ in range(steps):
         driver.random_step()
     driver.rest()
     driver.leave()
+
+
+adopted: Counter[bool] = Counter()  # steps that were begun ahead, by whether all of their calls went on
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_random_steps_of_decodes_ahead(calm: bool) -> None:
+    adopted.clear()
+    for seed in range(2000, 2012):
+        drive(seed, 250, calm=calm, chatty=True)
+    assert adopted[True] > 150, adopted
+    assert adopted[False] > 8, adopted
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -55,6 +55,7 @@ class FingerprintRunner(FakeRunner):
         self.keys: UInt64 = np.zeros(slots, dtype=np.uint64)
         self.at: Int64 = np.zeros(slots, dtype=np.int64)
         self.known = np.zeros(slots, dtype=bool)
+        self.last: list[int] = []  # samples of the step before
 
     def execute(self, batch: Batch) -> StepResult:
         n = batch.n_rows
@@ -74,6 +75,11 @@ class FingerprintRunner(FakeRunner):
             for i in range(begin, end):
                 upto = len(slots) - own + (i - begin) + 1 if own else len(slots)
                 views[int(batch.pair_rows[i])].append((slots[:upto], int(batch.pair_deltas[i])))
+        inputs = batch.tokens[:n].tolist()
+        for row in np.flatnonzero(batch.previous[:n] >= 0).tolist():
+            # Of a step that failed there are none; then all the calls have ended.
+            before = int(batch.previous[row])
+            inputs[row] = self.last[before] if before < len(self.last) else 0
         self.known[batch.slots[:n]] = False
         self.at[batch.slots[:n]] = batch.positions[:n]
         for row in range(n):
@@ -83,7 +89,7 @@ class FingerprintRunner(FakeRunner):
                 others = slots[slots != slot]
                 assert self.known[others].all(), "a row reads slots that nobody has written"
                 what += seen(self.keys[others], position - delta - self.at[others])
-            self.keys[slot] = fingerprint(int(batch.tokens[row]), what & MASK)
+            self.keys[slot] = fingerprint(inputs[row], what & MASK)
             self.known[slot] = True
         samples = batch.samples
         tokens = [
@@ -94,6 +100,7 @@ class FingerprintRunner(FakeRunner):
                 samples.rows.tolist(), samples.forced, samples.seeds, samples.counters, strict=True
             )
         ]
+        self.last = tokens
         return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0)
 
 

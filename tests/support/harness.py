@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +24,7 @@ from pavane.models.config import ModelConfig
 from pavane.models.decoder import Decoder
 from pavane.models.native import native_decoder
 from pavane.models.runner import ModelRunner, TorchForward
+from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.plan import make_batch
 from pavane.scheduler.scheduler import Scheduler
@@ -132,6 +133,9 @@ class Harness:
     now: float = 0.0
     ended: dict[str, Outcome] = field(default_factory=dict)
     check: bool = True
+    ahead: bool = False  # steps may begin before the ones before are committed
+    steps_ahead: int = 0
+    _flying: tuple[Ahead, StepResult | RuntimeError] | None = None
     text: TextRules = field(default_factory=NoText)
 
     def __post_init__(self) -> None:
@@ -153,18 +157,32 @@ class Harness:
     def step(self) -> bool:
         """False if there was nothing to do."""
         self.now += 1.0
-        batch = self.scheduler.schedule(self.now)
-        if batch is not None:
-            self.check_moved_on(batch)
-            try:
-                result = self.runner.execute(batch)
-            except RuntimeError as error:
-                self.scheduler.fail_step(str(error), self.now)
-            else:
-                self.scheduler.commit(result, self.now)
+        kept = None
+        if self._flying is None:
+            batch = self.scheduler.schedule(self.now)
+            if batch is not None:
+                self.check_moved_on(batch)
+            result = self._execute(batch) if batch is not None else None
+        else:
+            ahead, result = self._flying
+            kept = self.scheduler.adopt(ahead, self.now)
+            self.steps_ahead += 1
+        following = self.scheduler.ahead() if self.ahead else None
+        self._flying = (following, self._execute(following.batch)) if following is not None else None
+        if isinstance(result, RuntimeError):
+            if kept != []:
+                self.scheduler.fail_step(str(result), self.now)
+        elif result is not None and kept != []:
+            self.scheduler.commit(result if kept is None else result.only(kept), self.now)
         self.collect()
         self.audit()
-        return batch is not None
+        return result is not None
+
+    def _execute(self, batch: Batch) -> StepResult | RuntimeError:
+        try:
+            return self.runner.execute(batch)
+        except RuntimeError as error:
+            return error
 
     def check_moved_on(self, batch: Batch) -> None:
         """A batch that was made from the one before is the one that would be made from nothing."""
@@ -172,7 +190,9 @@ class Harness:
         assert step is not None
         if not self.check:
             return
-        whole = make_batch(step, NoText(), bos=self.bos_id is not None, share=not self.batch_invariant)
+        whole = make_batch(
+            replace(step, samples=[]), NoText(), bos=self.bos_id is not None, share=not self.batch_invariant
+        )
         for name in Batch.__slots__:
             if name != "samples":
                 np.testing.assert_array_equal(getattr(batch, name), getattr(whole, name), err_msg=name)
