@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 
 from pavane.cli.extras import UsageError
@@ -36,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
         config = from_flags(args)  # before the large imports: a wrong flag is told at once
     except ConfigError as error:
         raise UsageError(str(error)) from None
+
+    # OpenMP's threads wait some microseconds for the next piece of work, then they sleep: long waits would take the
+    # cores from everything else. Read when its library is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
     import uvloop
 

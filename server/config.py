@@ -50,7 +50,7 @@ class ServerConfig:
         "or a JSON file that describes it",
     )
     batch_invariant: bool = _flag(
-        False, "results do not depend on the batch, to the bit (with --dtype float32); slower"
+        False, "results do not depend on the batch, to the bit; nothing is read once for several calls"
     )
     threads: int = _flag(0, "CPU threads of the model runner; 0: one per core")
     workflow_ttl: float = _flag(3600.0, "seconds after which an unused workflow without unfinished calls is closed")
@@ -79,8 +79,6 @@ class ServerConfig:
             choices = item.metadata["choices"]
             if choices and getattr(self, item.name) not in choices:
                 raise ConfigError(f"{_option(item.name)} is {getattr(self, item.name)!r}; use {', '.join(choices)}")
-        if self.batch_invariant and self.dtype != "float32":
-            raise ConfigError(f"--batch-invariant needs --dtype float32, not {self.dtype}")
         hub = is_hub_id(self.model)
         if self.model and not hub and not Path(self.model).exists():
             raise ConfigError(

@@ -99,7 +99,6 @@ def test_a_process_that_does_not_start(ends: Ends, name: str) -> None:
         (["--model", "/"], {}, ("/ has no config.json", "give a GGUF file or a Hugging Face folder")),
         (["--revision", "v2"], {}, ("--revision is v2", "leave it out")),
         (["--load-format", "random"], {}, ("--load-format", "'random'", "dummy")),
-        (["--batch-invariant"], {}, ("--batch-invariant needs --dtype float32",)),
         (["--num-slots", "many"], {}, ("--num-slots", "'many'")),
         (["--dtype", "int3"], {}, ("--dtype", "'int3'", "bfloat16")),
         (["--slots", "5"], {}, ("--slots",)),

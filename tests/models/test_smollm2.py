@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.harness import Harness, decode, edge, prefill, tiny_runner
+from support.harness import INVARIANT, Harness, decode, edge, prefill, tiny_runner
 from support.oracle import GraphOracle
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models.cpu import cpu_forward
 from pavane.models.default import default_model_path
 from pavane.models.loader import LoadedModel, load_model
 from pavane.models.reference import ReferenceModel
@@ -51,6 +53,9 @@ GREEDY = [
 ]
 
 
+_NATIVE = pytest.mark.skipif("decoder" not in INVARIANT, reason="no C++ compiler")
+
+
 class Setting:
     """The model, its text, and transformers' model of the same weights."""
 
@@ -60,9 +65,11 @@ class Setting:
         self.chat: ChatFormat = choose_chat_format(self.loaded.tokenizer, self.tokenizer)
         self.theirs = _transformers(self.loaded)
 
-    def harness(self, *, bos: int | None = None, budget: int = 512, batch_invariant: bool = False) -> Harness:
+    def harness(
+        self, *, bos: int | None = None, budget: int = 512, batch_invariant: bool = False, packed: bool = False
+    ) -> Harness:
         return Harness(
-            self.runner(batch_invariant=batch_invariant),
+            self.packed() if packed else self.runner(batch_invariant=batch_invariant),
             SLOTS,
             max_model_len=2048,
             vocab=self.loaded.config.vocab_size,
@@ -73,6 +80,13 @@ class Setting:
 
     def runner(self, *, batch_invariant: bool) -> ModelRunner:
         return tiny_runner(self.loaded.config, self.loaded.weights, SLOTS, batch_invariant=batch_invariant)
+
+    def packed(self) -> ModelRunner:
+        """As the server runs it by default."""
+        loaded = load_model(default_model_path(), torch.bfloat16, keep_blocks=True)
+        frequencies, scale = rope_frequencies(loaded.config.rope, loaded.config.head_dim)
+        rope = RopeTable(frequencies, 2049, scale)
+        return ModelRunner(cpu_forward(loaded, rope, SLOTS, dtype=torch.bfloat16, batch_invariant=True))
 
     def turn(self, role: str, text: str) -> list[int]:
         return self.chat.turns([Turn(role, "", text)])
@@ -319,7 +333,25 @@ def test_a_message_that_did_not_see_what_lies_before_it_shares_nothing_with_one_
     assert (seen - unseen).abs().max() > 0.01
 
 
-def test_batch_invariant_serving_gives_the_same_bits_in_any_company(setting: Setting) -> None:
+@_NATIVE
+def test_the_packed_model_is_close_to_the_one_in_float32(setting: Setting) -> None:
+    """Its log-probabilities of given answers; what is lost are roundings to bfloat16."""
+    differences = []
+    for packed in (False, True):
+        harness = setting.harness(packed=packed)
+        for i, (user, answer) in enumerate(PAIRS):
+            harness.submit(prefill(f"u{i}", setting.turn("user", user)))
+            harness.submit(setting.answer(f"a{i}", answer, f"u{i}", one_pass=True))
+        harness.run()
+        differences.append(torch.cat([floats(harness.outcome(f"a{i}").logprobs) for i in range(len(PAIRS))]))
+    error = (differences[0] - differences[1]).abs()
+    assert len(error) > 40
+    assert error.mean() < 0.02
+    assert error.max() < 0.3
+
+
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=_NATIVE)])
+def test_batch_invariant_serving_gives_the_same_bits_in_any_company(setting: Setting, packed: bool) -> None:
     system, user = setting.turn("system", SYSTEM), setting.turn("user", "What is your name?")
     other = setting.turn("user", "Tell me about rivers.")
 
@@ -331,11 +363,11 @@ def test_batch_invariant_serving_gives_the_same_bits_in_any_company(setting: Set
             setting.answer("moved", "I am SmolLM, made by Hugging Face.", "user", "other", "system", one_pass=True),
         ]
 
-    alone = setting.harness(batch_invariant=True)
+    alone = setting.harness(batch_invariant=True, packed=packed)
     for call in calls():
         alone.submit(call)
         alone.run()
-    crowd = setting.harness(batch_invariant=True, budget=17)
+    crowd = setting.harness(batch_invariant=True, budget=17, packed=packed)
     crowd.submit(*(prefill(f"x{i}", other[i:]) for i in range(3)))
     crowd.submit(*calls(), setting.answer("z", "Rivers flow.", "system", "other"))
     crowd.run()
