@@ -22,7 +22,7 @@ PEERS: tuple[str, ...] = ()
 PROBLEM = "A bakery fills 14 trays with 12 rolls each and sells 95 rolls before noon. How many rolls are left?"
 ARMS: tuple[Fidelity, ...] = ("exact", "reuse")
 FIRST_TOKEN_BAR = at_least(10)
-EXACT_BAR = at_least(1)
+EXACT_BAR = at_least(1.3)
 PEER_BAR = at_least(3)
 QUICK = {"agents": 2, "rounds": 2, "tokens": 4, "repeat": 1}
 
