@@ -86,6 +86,7 @@ def build(level: Level, library: Path) -> None:
     if compiler is None:
         raise NoNativeKernelError("no C++ compiler found: install g++ (or set CXX) for the fast kernels")
     library.parent.mkdir(parents=True, exist_ok=True)
+    log.info("compiling the kernels (%s), once per machine and version: some ten seconds", level.name)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         compiled, built = Path(scratch) / "pavane.o", Path(scratch) / library.name
         # Linked without -fopenmp: the symbols of the runtime are found when the library is loaded.
@@ -100,7 +101,7 @@ def build(level: Level, library: Path) -> None:
             if done.returncode:
                 raise NoNativeKernelError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
         built.replace(library)
-    log.info("compiled the kernels (%s) into %s", level.name, library)
+    log.info("compiled the kernels into %s", library)
 
 
 def _level(forced: str) -> Level:
