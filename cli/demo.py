@@ -36,7 +36,7 @@ ARMS: tuple[tuple[Fidelity, str, str], ...] = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pavane demo`."""
     parser.add_argument(
-        "--model", metavar="PATH", help="a GGUF file; default: the small model that `make demo` installs"
+        "--model", metavar="MODEL", help="as in pavane serve; default: the small model that `make demo` installs"
     )
     parser.add_argument("--problem", metavar="TEXT", default=PROBLEM, help="what the agents should solve")
     parser.add_argument("--agents", type=int, default=3, help="default: %(default)s")

@@ -13,7 +13,8 @@ from pavane.cli.extras import UsageError
 DESCRIPTION = """Serves a model over gRPC until SIGTERM or Ctrl-C.
 
   pavane serve                                   SmolLM2-135M-Instruct on 127.0.0.1:50051
-  pavane serve --model model.gguf --port 50052   another model (GGUF, Llama architecture)
+  pavane serve --model model.gguf --port 50052   another model: a GGUF file, a Hugging Face folder, or ...
+  pavane serve --model ORG/NAME                  ... an id on the hub; Llama, Mistral, Qwen 2 and 3
   PAVANE_NUM_SLOTS=65536 pavane serve            every flag has a variable
 
 When ready it prints one line, `listening on HOST:PORT`. The first signal drains, the second stops at once."""

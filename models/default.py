@@ -24,4 +24,4 @@ def default_model_path() -> Path:
         path = Path(str(entry.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
-    raise ModelError(f"the default model is not installed: {DEFAULT_MODEL_INSTALL}, or name a GGUF file (--model)")
+    raise ModelError(f"the default model is not installed: {DEFAULT_MODEL_INSTALL}, or name another model (--model)")

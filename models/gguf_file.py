@@ -91,7 +91,7 @@ def open_gguf(path: Path) -> GgufFile:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if magic != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file; only GGUF models can be served")
+        raise ModelError(f"{path} is not a GGUF file; give one, or a Hugging Face folder")
     try:
         # Offsets of a corrupt file may overflow.
         with np.errstate(over="raise"):

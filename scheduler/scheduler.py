@@ -6,8 +6,8 @@
 
 A call becomes ready when its parents are complete or complete within the step being put together; then it is resolved
 to what it sees (resolve.py), waits in the order of the policy, runs while it holds its locks, and gives them back when
-it ends or is preempted. Events collect until
-`take_events`.
+it ends or is preempted. Where only decodes run, the next step may begin before this one is committed: `ahead` says
+which, `adopt` takes it over. Events collect until `take_events`.
 """
 
 from __future__ import annotations
