@@ -81,6 +81,9 @@ def _yarn_range(rope: RopeParameters, head_dim: int) -> tuple[float, float]:
     return max(low, 0), min(high, head_dim - 1)
 
 
+_ROWS = 8192  # computed at once: in float64 a long table would take several times its memory
+
+
 class RopeTable:
     """scale * cos and scale * sin of p * frequency, computed in float64, stored in `dtype`, for p in -length..2*length.
 
@@ -96,10 +99,19 @@ class RopeTable:
     def __init__(
         self, frequencies: torch.Tensor, length: int, scale: float = 1.0, dtype: torch.dtype = torch.float32
     ) -> None:
-        angles = torch.arange(-length, 2 * length + 1, dtype=torch.float64)[:, None] * frequencies
         self.origin = length
-        self.cos = (angles.cos() * scale).to(dtype)
-        self.sin = (angles.sin() * scale).to(dtype)
+        self.cos, self.sin = (torch.empty((3 * length + 1, len(frequencies)), dtype=dtype) for _ in range(2))
+        positions = torch.arange(-length, 2 * length + 1, dtype=torch.float64)
+        parts = (torch.split(table, _ROWS) for table in (positions, self.cos, self.sin))
+        for part, cos, sin in zip(*parts, strict=True):
+            angles = part[:, None] * frequencies
+            cos.copy_(angles.cos() * scale)
+            sin.copy_(angles.sin() * scale)
+
+    @staticmethod
+    def nbytes(length: int, head_dim: int) -> int:
+        """What a table in float32 takes."""
+        return (3 * length + 1) * head_dim * 4
 
     def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos, sin), each [n, 1, head_dim] (sin with the sign of rotate-half), for `positions` int64 [n]."""

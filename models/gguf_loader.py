@@ -1,5 +1,6 @@
 """GGUF files: names, shapes and row order become those of Hugging Face."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from pavane.models.gguf_config import ARCHITECTURES, from_gguf_metadata
 from pavane.models.gguf_file import GgufFile, GgufTensor, open_gguf
 from pavane.models.gguf_quants import Blocks, readable
 from pavane.models.loaded import LoadedModel
+from pavane.models.memory import check_fits
 from pavane.models.tokenizer_spec import tokenizer_from_gguf_metadata
 
 _ROPE_FREQS = "rope_freqs.weight"
@@ -51,13 +53,16 @@ def load_gguf(path: Path, dtype: torch.dtype, *, keep_blocks: bool = False) -> L
     shapes = weight_shapes(config)
     _check_tensors({_source(name): shape for name, shape in shapes.items()}, file.tensors)
     interleaved = ARCHITECTURES[config.architecture].interleaved
+    used = [file.tensors[_source(name)] for name in shapes]
+    sizes = [t.data.nbytes if _is_kept(t, keep_blocks) else math.prod(t.shape) * dtype.itemsize for t in used]
+    check_fits("the model's weights take", sum(sizes), "choose a smaller model, or one with fewer bits per weight")
     weights, blocks = {}, {}
     for name, shape in shapes.items():
         tensor = file.tensors[_source(name)]
         order = None
         if interleaved and (".q_proj." in name or ".k_proj." in name):
             order = _rotate_half_order(shape[0], shape[0] // config.head_dim)
-        if keep_blocks and len(shape) == 2 and readable(tensor.quantisation):
+        if _is_kept(tensor, keep_blocks):
             kept = Blocks(tensor.name, tensor.quantisation, shape, tensor.data)
             blocks[name] = kept if order is None else kept.rows(order)
         else:
@@ -66,6 +71,10 @@ def load_gguf(path: Path, dtype: torch.dtype, *, keep_blocks: bool = False) -> L
     return LoadedModel(
         config, weights, tokenizer, gguf_name(file, path), files=(path,), window=gguf_window(config), blocks=blocks
     )
+
+
+def _is_kept(tensor: GgufTensor, keep_blocks: bool) -> bool:
+    return keep_blocks and len(tensor.shape) == 2 and readable(tensor.quantisation)
 
 
 def read_config(file: GgufFile) -> ModelConfig:

@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"there is no {path}; give a GGUF file or the folder of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}); download it again") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} is not a JSON object; download it again")

@@ -10,6 +10,7 @@ from pavane.models.config import ModelConfig, weight_shapes
 from pavane.models.errors import ModelError
 from pavane.models.hf_folder import folder_name, read_config, read_json
 from pavane.models.loaded import LoadedModel
+from pavane.models.memory import check_weights_fit
 from pavane.models.tokenizer_folder import tokenizer_from_folder
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,6 +25,7 @@ def load_folder(folder: Path, dtype: torch.dtype) -> LoadedModel:
         ModelError: a file is missing or corrupt, or the model is not supported; the text says what to change.
     """
     config, window = read_config(folder)
+    check_weights_fit(config, dtype)
     tokenizer = tokenizer_from_folder(folder)
     places, decisive = _places(folder)
     _check_names(config, places)

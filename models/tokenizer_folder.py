@@ -52,13 +52,20 @@ def _ids(path: Path, definition: Any) -> dict[str, int]:
         raise ModelError(f"{path}: model.vocab is missing or not an object, as BPE has it; choose a model with BPE")
     added = definition.get("added_tokens") or []
     try:
-        return {**vocab, **{token["content"]: token["id"] for token in added}}
+        ids = {**vocab, **{token["content"]: token["id"] for token in added}}
     except (TypeError, KeyError) as error:
         raise ModelError(f"{path}: added_tokens is malformed ({error!r}); download the file again") from error
+    for content, id in ids.items():
+        if not isinstance(id, int) or id < 0:
+            raise ModelError(f"{path}: the id of {content!r} is {id!r}, not a whole number; download the file again")
+    return ids
 
 
 def _added(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[int, str, bool]]:
-    for id, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+    added = config.get("added_tokens_decoder") or {}
+    if not isinstance(added, dict) or not all(id.isdecimal() for id in added):
+        raise ModelError(f"{path}: added_tokens_decoder must map ids to tokens; download the file again")
+    for id, token in sorted(added.items(), key=lambda item: int(item[0])):
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise ModelError(f"{path}: added_tokens_decoder[{id!r}] has no content; download the file again")
         yield int(id), token["content"], bool(token.get("special"))
@@ -73,7 +80,7 @@ def _named(
         content = value.get("content") if isinstance(value, dict) else value
         if content is None:
             continue
-        if content not in ids:
+        if not isinstance(content, str) or content not in ids:
             raise ModelError(f"{folder / file}: {key} = {content!r} is no token of tokenizer.json; correct one of them")
         return ids[content]
     return None
@@ -103,7 +110,8 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     else:
         value = _object(path).get("chat_template")
     if isinstance(value, list):  # several named ones
-        value = {entry.get("name"): entry.get("template") for entry in value}.get("default")
+        named = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
+        value = named[0].get("template") if named else None
     if value is not None and not isinstance(value, str):
         raise ModelError(f"{path}: chat_template is not a string; put the template into chat_template.jinja")
     return value
@@ -122,7 +130,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no valid JSON ({error}); download the file again") from error
 
 

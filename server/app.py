@@ -25,8 +25,10 @@ from prometheus_client import start_http_server
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Runner
 from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models.config import ModelConfig
 from pavane.models.cpu import cpu_forward
 from pavane.models.loader import LoadedModel, find_model, load_model
+from pavane.models.memory import check_fits
 from pavane.models.runner import ModelRunner
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
@@ -207,11 +209,24 @@ def _give_back_memory() -> None:
 
 
 def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
+    _check_tables(loaded.config, config, max_model_len)
     frequencies, scale = rope_frequencies(loaded.config.rope, loaded.config.head_dim)
     rope = RopeTable(frequencies, max_model_len + 1, scale)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
     return ModelRunner(forward)
+
+
+def _check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:
+    """That the KV pool and the table of rotations fit: the pool's memory is taken only while it is written."""
+    size = 4 if config.dtype == "float32" else 2
+    pool = 2 * model.num_layers * model.num_kv_heads * config.num_slots * model.head_dim * size
+    rotations = RopeTable.nbytes(positions + 1, model.head_dim)
+    check_fits(
+        f"--num-slots {config.num_slots} and {positions} positions take",
+        pool + rotations,
+        f"lower --num-slots ({pool / 1e9:.1f} GB) or --max-model-len ({rotations / 1e9:.1f} GB)",
+    )
 
 
 def _check_address(config: ServerConfig) -> None:

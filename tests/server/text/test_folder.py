@@ -335,3 +335,31 @@ def test_clear_errors_of_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match=r"config.json is no JSON object"):
         tokenizer_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("tokenizer_config.json", '{"eos_token": ["</s>"]}', r"eos_token = \['</s>'\] is no token"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "added_tokens_decoder must map"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "added_tokens_decoder must map"),
+        ("tokenizer_config.json", '{"a":' * 3000, "no valid JSON"),
+        (
+            "tokenizer.json",
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": "1", "content": "b"}]}',
+            "'b' is '1'",
+        ),
+    ],
+)
+def test_malformed_fields_are_told(tmp_path: Path, file: str, text: str, words: str) -> None:
+    sentence_piece_folder(tmp_path, [])
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ModelError, match=words):
+        tokenizer_from_folder(tmp_path)
+
+
+def test_fields_that_are_null_or_not_for_us_are_absent(tmp_path: Path) -> None:
+    sentence_piece_folder(tmp_path, [])
+    write_json(tmp_path / "tokenizer_config.json", added_tokens_decoder=None, chat_template=["x", {"name": "other"}])
+    spec = tokenizer_from_folder(tmp_path)
+    assert (spec.added, spec.chat_template) == ((), None)
