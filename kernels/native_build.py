@@ -66,18 +66,29 @@ def load_native() -> ctypes.CDLL:
     level = _level(os.environ.get("PAVANE_NATIVE_LEVEL", ""))
     library = PREBUILT / _file_name(level)
     if not library.exists():
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavane"
-        library = folder / _file_name(level)
+        library = _cache() / _file_name(level)
     try:
         if not library.exists():
             build(level, library)
-        ctypes.CDLL(_openmp(), mode=ctypes.RTLD_GLOBAL)
-        return ctypes.CDLL(str(library))
+        return _loaded(library)
     except OSError as error:
         raise NoNativeKernelError(
             f"the kernels cannot be stored or loaded in {library.parent}: {error}; set XDG_CACHE_HOME to a writable "
             "folder"
         ) from None
+
+
+def _cache() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(given or Path.home() / ".cache") / "pavane"
+    except RuntimeError:  # a user without a name or a home, as containers may have
+        raise NoNativeKernelError("there is no home folder for the kernels; set XDG_CACHE_HOME to a folder") from None
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    ctypes.CDLL(_openmp(), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(library))
 
 
 def build(level: Level, library: Path) -> None:
@@ -100,6 +111,10 @@ def build(level: Level, library: Path) -> None:
                 raise NoNativeKernelError(f"{compiler} did not finish in 300 s") from None
             if done.returncode:
                 raise NoNativeKernelError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
+        try:
+            _loaded(built)  # what cannot be loaded would otherwise be kept, and never be built again
+        except OSError as error:
+            raise NoNativeKernelError(f"{compiler} made a library that cannot be loaded: {error}; set CXX") from None
         built.replace(library)
     log.info("compiled the kernels into %s", library)
 

@@ -82,3 +82,27 @@ def test_a_change_of_the_sources_is_another_file(tmp_path: Path, monkeypatch: py
         assert _file_name(_level("")) != before
     finally:
         native_build._version.cache_clear()
+
+
+def test_what_cannot_be_loaded_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another compiler's OpenMP would be: nothing would ever build it again."""
+    compiler = tmp_path / "cxx"
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\necho text > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(native_build, "PREBUILT", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(NoNativeKernelError, match="cxx made a library that cannot be loaded"):
+        load()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native_build, "PREBUILT", tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(NoNativeKernelError, match="there is no home folder"):
+        load()
