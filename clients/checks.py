@@ -42,9 +42,16 @@ def choice(what: str, value: str, choices: dict[str, _T]) -> _T:
 
 
 def string(what: str, value: object) -> str:
-    """`value`, if it is a string. Raises TypeError otherwise."""
+    """`value`, if it is a string that UTF-8 can write. Raises TypeError or ValueError otherwise."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a string, not {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has half a surrogate pair at {error.start} ({value[error.start]!r}), which UTF-8 cannot write; "
+            'decode it with errors="replace" where it comes from'
+        ) from None
     return value
 
 

@@ -41,7 +41,8 @@ def layout_from_file(path: Path) -> Layout:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # an escape may be half a surrogate pair
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"--chat-format {path} cannot be read: {error}") from error
     fields = _checked(path, "", value, _FIELDS, required=("control", "end", "roles"))
     control = _strings(path, "control", fields["control"])

@@ -46,6 +46,7 @@ def test_unset_options_stay_unset_on_the_wire():
         ({"tokens": []}, "non-empty list"),
         ({"tokens": [-1]}, "from 0"),
         ({"user": 3}, "user must be a string"),
+        ({"user": "ab\ud800"}, "user has half a surrogate pair at 2"),
         ({"user": "a", "layout": "left"}, "packed, as_encoded"),
         ({"user": "a", "temprature": 1}, "no option 'temprature'"),
         ({"user": "a", "timeout": -1}, "duration"),

@@ -378,6 +378,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text("{")
     with pytest.raises(ModelError, match=r"half\.json cannot be read"):
         choose_chat_format(made.spec, made.tokenizer, str(tmp_path / "half.json"))
+    (tmp_path / "deep.json").write_text("[" * 5000)
+    with pytest.raises(ModelError, match=r"deep\.json cannot be read"):
+        choose_chat_format(made.spec, made.tokenizer, str(tmp_path / "deep.json"))
+    (tmp_path / "pair.json").write_text(r'{"name": "\ud800"}')
+    with pytest.raises(ModelError, match=r"pair\.json cannot be read"):
+        choose_chat_format(made.spec, made.tokenizer, str(tmp_path / "pair.json"))
     unknown = {"control": ["<|x|>"], "end": ["<|x|>"], "roles": {"assistant": {"begin": "<|x|>", "end": "<|x|>"}}}
     (tmp_path / "other.json").write_text(json.dumps(unknown))
     with pytest.raises(ModelError, match=r"no control token '<\|x\|>'"):
