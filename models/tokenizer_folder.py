@@ -8,6 +8,8 @@ from typing import Any
 from pavane.models.errors import ModelError
 from pavane.models.tokenizer_spec import TokenizerJsonSpec
 
+MAX_TOKENS = 2**24  # sixty times the largest vocabularies; tables are as long as the highest id
+
 
 def tokenizer_from_folder(folder: Path) -> TokenizerJsonSpec:
     """Read tokenizer.json and what the other files say about BOS, the ends of an answer and the chat template.
@@ -56,8 +58,10 @@ def _ids(path: Path, definition: Any) -> dict[str, int]:
     except (TypeError, KeyError) as error:
         raise ModelError(f"{path}: added_tokens is malformed ({error!r}); download the file again") from error
     for content, id in ids.items():
-        if not isinstance(id, int) or id < 0:
-            raise ModelError(f"{path}: the id of {content!r} is {id!r}, not a whole number; download the file again")
+        if not isinstance(id, int) or not 0 <= id < MAX_TOKENS:
+            raise ModelError(
+                f"{path}: the id of {content!r} is {id!r}, not one below {MAX_TOKENS}; download the file again"
+            )
     return ids
 
 

@@ -344,6 +344,7 @@ def test_clear_errors_of_files(tmp_path: Path) -> None:
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "added_tokens_decoder must map"),
         ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "added_tokens_decoder must map"),
         ("tokenizer_config.json", '{"a":' * 3000, "no valid JSON"),
+        ("tokenizer.json", '{"model": {"vocab": {"a": 3000000000}}}', "'a' is 3000000000, not one below"),
         (
             "tokenizer.json",
             '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": "1", "content": "b"}]}',
