@@ -30,6 +30,9 @@ class PlanStruct(ctypes.Structure):
     ]
 
 
+NO_MEMORY = "no memory for the partial results of a step; use a smaller --max-num-batched-tokens"
+
+
 class _InputsStruct(ctypes.Structure):
     """Inputs of native/attention.h."""
 
@@ -85,7 +88,7 @@ class NativeAttention:
         self._attend = self._planner.library.pavane_attend
         pointer = ctypes.c_void_p
         self._attend.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
-        self._attend.restype = None
+        self._attend.restype = ctypes.c_int
         self._store = store
         self._layers = [(store.k[i].data_ptr(), store.v[i].data_ptr()) for i in range(store.shape[0])]
 
@@ -101,7 +104,9 @@ class NativeAttention:
         inputs = _InputsStruct(q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(0), k.stride(0), v.stride(0))
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
         keys, values = self._layers[layer]
-        self._attend(
+        failed = self._attend(
             ctypes.byref(plan.struct), ctypes.byref(inputs), keys, values, torch.get_num_threads(), out.data_ptr()
         )
+        if failed:
+            raise MemoryError(NO_MEMORY)
         return out

@@ -10,7 +10,7 @@ import torch
 
 from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
-from pavane.kernels.native_attention import Planner
+from pavane.kernels.native_attention import NO_MEMORY, Planner
 from pavane.kernels.packing import LinearStruct, PackedLinear
 
 
@@ -83,7 +83,7 @@ class NativeDecoder:
         self._forward = self._planner.library.pavane_forward
         pointer = ctypes.c_void_p
         self._forward.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, pointer]
-        self._forward.restype = None
+        self._forward.restype = ctypes.c_int
         self._alive = (tuple(layers), embedding, norm, head, store)
         _, kv_heads, _, dim = store.shape
         structs = (_LayerStruct * len(layers))()
@@ -112,8 +112,10 @@ class NativeDecoder:
         inputs = torch.from_numpy(tokens)
         rows = torch.from_numpy(batch.samples.rows[:count])
         self._model.threads = torch.get_num_threads()
-        self._forward(
+        failed = self._forward(
             ctypes.byref(self._model), ctypes.byref(plan.struct), inputs.data_ptr(), count, rows.data_ptr(),
             out.data_ptr(),
         )  # fmt: skip
+        if failed:
+            raise MemoryError(NO_MEMORY)
         return out

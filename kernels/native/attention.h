@@ -49,9 +49,9 @@ inline int padded(int dim) { return (dim + LANES - 1) / LANES * LANES; }
 struct Work {
     std::vector<Task> tasks;
     std::vector<int32_t> lengths;        // [segments]: keys
-    std::vector<int32_t> partial_begin;  // [pairs + 1]: chunks of each pair's segment, summed
+    std::vector<int32_t> partial_begin;  // [pairs + 1]: chunks that each pair sees, summed
     std::vector<int32_t> merge_indptr, merge_pairs;  // [rows + 1], [pairs]: the pairs of each row, in their order
-    std::vector<float> partials;         // [partial_begin[pairs], heads, dim + 2]
+    float *partials;                     // [partial_begin[pairs], heads, dim + 2], until the thread's next plan
 
     explicit Work(const Plan &p) : merge_indptr(p.rows + 1), merge_pairs(p.row_indptr[p.segments]) {
         const int tile = std::max(1, MAX_QUERIES / (p.heads / p.kv_heads));
@@ -60,19 +60,26 @@ struct Work {
             int length = 0;
             for (int e = p.extent_indptr[s]; e < p.extent_indptr[s + 1]; e++) length += p.extents[2 * e + 1];
             lengths.push_back(length);
-            const int chunks = (length + CHUNK - 1) / CHUNK, first = p.row_indptr[s], end = p.row_indptr[s + 1];
-            for (int pair = first; pair < end; pair++) partial_begin.push_back(partial_begin.back() + chunks);
-            for (int at = first; at < end; at += tile)
-                for (int chunk = 0; chunk < chunks; chunk++)
-                    for (int h = 0; h < p.kv_heads; h++)
-                        tasks.push_back({s, h, at, std::min(tile, end - at), chunk});
+            const int first = p.row_indptr[s], end = p.row_indptr[s + 1];
+            for (int pair = first; pair < end; pair++) {
+                const int seen = p.own[s] ? length - p.own[s] + (pair - first) + 1 : length;
+                partial_begin.push_back(partial_begin.back() + (seen + CHUNK - 1) / CHUNK);
+            }
+            for (int at = first; at < end; at += tile) {
+                const int count = std::min(tile, end - at), last = at + count;  // the last row sees the most
+                for (int chunk = 0; chunk < partial_begin[last] - partial_begin[last - 1]; chunk++)
+                    for (int h = 0; h < p.kv_heads; h++) tasks.push_back({s, h, at, count, chunk});
+            }
         }
         const int pairs = int(merge_pairs.size());
         for (int i = 0; i < pairs; i++) merge_indptr[p.pair_rows[i] + 1]++;
         for (int r = 0; r < p.rows; r++) merge_indptr[r + 1] += merge_indptr[r];
         std::vector<int32_t> next(merge_indptr.begin(), merge_indptr.end() - 1);
         for (int i = 0; i < pairs; i++) merge_pairs[next[p.pair_rows[i]]++] = i;
-        partials.resize(size_t(partial_begin[pairs]) * p.heads * (p.dim + 2));
+        static thread_local std::vector<float> buffer;
+        const size_t needed = size_t(partial_begin[pairs]) * p.heads * (p.dim + 2);
+        if (buffer.size() < needed) buffer.resize(needed);
+        partials = buffer.data();
     }
 };
 
@@ -273,7 +280,8 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
         for (int g = 0; g < group; g++) {
             const int u = i * group + g;
             const int64_t part = work.partial_begin[task.first + i] + task.chunk;
-            float *to = work.partials.data() + (part * p.heads + task.head * group + g) * (dim + 2);
+            if (part >= work.partial_begin[task.first + i + 1]) continue;  // it sees nothing of this chunk
+            float *to = work.partials + (part * p.heads + task.head * group + g) * (dim + 2);
             to[0] = peak[u];
             to[1] = mass[u];
             std::copy(out + u * MAX_DIM, out + u * MAX_DIM + dim, to + 2);
@@ -287,7 +295,7 @@ inline void merge(const Plan &p, const Work &work, int r, int h, float *out) {
         for (int m = work.merge_indptr[r]; m < work.merge_indptr[r + 1]; m++) {
             const int pair = work.merge_pairs[m];
             for (int c = work.partial_begin[pair]; c < work.partial_begin[pair + 1]; c++)
-                use(work.partials.data() + (int64_t(c) * p.heads + h) * (p.dim + 2));
+                use(work.partials + (int64_t(c) * p.heads + h) * (p.dim + 2));
         }
     };
     each([&](const float *part) { top = std::max(top, part[0]); });

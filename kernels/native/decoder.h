@@ -202,6 +202,7 @@ inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_
     const int n = p.rows;
     s.x.resize(std::max(s.x.size(), size_t(n) * m.hidden));
     s.qkv.resize(std::max(s.qkv.size(), size_t(n) * (m.heads + 2 * m.kv_heads) * m.dim));
+    s.a.resize(n, std::max(m.hidden, m.heads * m.dim));  // later changes of its shape allocate nothing
     s.h.resize(n, m.inner);
     Work work(p);
     Scratch *shared = &s;

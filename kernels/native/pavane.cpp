@@ -1,4 +1,6 @@
 // The C ABI: called through ctypes, without the GIL. Threads are OpenMP's, of the runtime that torch has loaded.
+#include <new>
+
 #include "decoder.h"
 
 #define PAVANE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -8,9 +10,19 @@ using namespace pavane;
 PAVANE_EXPORT int pavane_max_dim() { return MAX_DIM; }
 PAVANE_EXPORT int pavane_max_group() { return MAX_QUERIES; }
 
+// Runs `body`; 0, or 1 if there is no memory for it. Only what is outside of parallel regions may throw.
+template <class Body>
+static int guarded(Body &&body) {
+    try {
+        body();
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
+
 // One layer's attention alone. The result is float32 [rows, heads * dim].
-PAVANE_EXPORT void pavane_attend(const Plan *plan, const Inputs *inputs, float *keys, float *values, int threads,
-                              float *result) {
+static void attend(const Plan *plan, const Inputs *inputs, float *keys, float *values, int threads, float *result) {
     const Plan &p = *plan;
     const Inputs &in = *inputs;
     Work work(p);
@@ -26,7 +38,12 @@ PAVANE_EXPORT void pavane_attend(const Plan *plan, const Inputs *inputs, float *
     }
 }
 
-PAVANE_EXPORT void pavane_forward(const Model *model, const Plan *plan, const int32_t *tokens, int n_samples,
-                               const int32_t *sample_rows, float *logits) {
-    forward(*model, *plan, tokens, n_samples, sample_rows, logits);
+PAVANE_EXPORT int pavane_attend(const Plan *plan, const Inputs *inputs, float *keys, float *values, int threads,
+                                float *result) {
+    return guarded([&] { attend(plan, inputs, keys, values, threads, result); });
+}
+
+PAVANE_EXPORT int pavane_forward(const Model *model, const Plan *plan, const int32_t *tokens, int n_samples,
+                                 const int32_t *sample_rows, float *logits) {
+    return guarded([&] { forward(*model, *plan, tokens, n_samples, sample_rows, logits); });
 }
