@@ -27,7 +27,7 @@ SOURCE = Path(__file__).with_name("native")
 PREBUILT = SOURCE / "prebuilt"
 FLAGS = (
     "-std=gnu++20", "-O3", "-ffp-contract=fast", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall",
-    "-Wno-psabi", "-Wno-maybe-uninitialized",
+    "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-ignored-attributes",
 )  # fmt: skip
 
 

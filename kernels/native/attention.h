@@ -117,9 +117,25 @@ void write_row(const Plan &p, const Inputs &in, int r, T *keys, T *values) {
     }
 }
 
+// A query as products with keys of type T take it.
+#ifdef PAVANE_BF16_DOT
+template <class T>
+using Query = T;
+#else
+template <class T>
+using Query = float;
+#endif
+
+// Rounded like the keys, whatever it is kept in.
+template <class T>
+inline Query<T> as_query(float value) {
+    if constexpr (sizeof(Query<T>) == 2) return to_bf16(value);
+    else return sizeof(T) == 2 ? from_bf16(to_bf16(value)) : value;
+}
+
 // Scores of 4 queries (stride MAX_DIM) with 4 blocks of sixteen keys.
 template <class T>
-inline void scores4(const float *q, const T *const *blocks, int dim, Vec (*out)[4]) {
+inline void scores4(const Query<T> *q, const T *const *blocks, int dim, Vec (*out)[4]) {
     Vec acc[4][4] = {};
     for (int d = 0; d < dim; d += 4 / sizeof(T)) {
 #pragma GCC unroll 4
@@ -128,6 +144,10 @@ inline void scores4(const float *q, const T *const *blocks, int dim, Vec (*out)[
                 const Vec k = at(blocks[b] + d * LANES);
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; i++) acc[b][i] += q[i * MAX_DIM + d] * k;
+            } else if constexpr (sizeof(Query<T>) == 2) {
+                const Pair k = load16(blocks[b] + d * LANES);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) acc[b][i] = dot(acc[b][i], k, q + i * MAX_DIM + d);
             } else {
                 const UVec pair = *reinterpret_cast<const UVec *>(blocks[b] + d * LANES);
                 const Vec even = (Vec)(pair << 16), odd = (Vec)(pair & 0xffff0000u);
@@ -198,7 +218,8 @@ struct Walk {
 
 template <class T>
 void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, const T *keys, const T *values) {
-    alignas(64) static thread_local float queries[MAX_QUERIES * MAX_DIM], out[MAX_QUERIES * MAX_DIM];
+    alignas(64) static thread_local Query<T> queries[MAX_QUERIES * MAX_DIM];
+    alignas(64) static thread_local float out[MAX_QUERIES * MAX_DIM];
     alignas(64) static thread_local float scores[4 * BLOCK];
     float peak[MAX_QUERIES], mass[MAX_QUERIES];
     Piece pieces[BLOCK + 4];
@@ -212,7 +233,7 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
         peak[i] = NEVER;
         mass[i] = 0;
         std::fill(out + i * MAX_DIM, out + i * MAX_DIM + wide, 0.0f);
-        if (i >= count) std::fill(queries + i * MAX_DIM, queries + i * MAX_DIM + dim, 0.0f);
+        if (i >= count) std::fill(queries + i * MAX_DIM, queries + i * MAX_DIM + dim, Query<T>(0));
     }
     for (int i = 0; i < task.count; i++) {
         const int64_t pair = task.first + i;
@@ -220,10 +241,10 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
         const float *cos = p.cos + angle, *sin = p.sin + angle;
         for (int g = 0; g < group; g++) {
             const float *q = in.q + p.pair_rows[pair] * in.q_stride + (task.head * group + g) * dim;
-            float *to = queries + (i * group + g) * MAX_DIM;
+            Query<T> *to = queries + (i * group + g) * MAX_DIM;
             for (int d = 0; d < half; d++) {
-                to[d] = (q[d] * cos[d] - q[d + half] * sin[d]) * scale;
-                to[d + half] = (q[d + half] * cos[d] + q[d] * sin[d]) * scale;
+                to[d] = as_query<T>((q[d] * cos[d] - q[d + half] * sin[d]) * scale);
+                to[d + half] = as_query<T>((q[d + half] * cos[d] + q[d] * sin[d]) * scale);
             }
         }
     }

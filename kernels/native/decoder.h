@@ -29,7 +29,7 @@ class Activations {
     void resize(int rows, int inputs) {
         inputs_ = (inputs + 31) / 32 * 32;
         rows_ = rows;
-        const size_t quads = (rows + 2 * QUAD - 1) / QUAD + 2;  // a tile may read up to eight rows beyond the last
+        const size_t quads = (rows + 2 * QUAD - 1) / QUAD + 2;  // a tile of eight may begin with the last row
         if (x_.size() < quads * QUAD * inputs_) {
             x_.assign(quads * QUAD * inputs_, 0);
             sums_.assign(quads * QUAD * inputs_ / SUM_GROUP, 0);
@@ -94,7 +94,7 @@ inline float weight_at(const Linear &w, int output, int input) {
     return q * value(w.scales) + (w.minimums ? value(w.minimums) : 0.0f);
 }
 
-constexpr int STRIP = 4, BLOCK_ROWS = 96;  // panels and rows of one piece of work; whole tiles of twelve rows
+constexpr int STRIP = 4, BLOCK_ROWS = 96;  // panels and rows of one piece of work, whole tiles
 
 // Shares out products among the team: use(first panel, end, first row, end). Ends with a barrier.
 template <class Use>

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "vec.h"
 
@@ -38,14 +39,6 @@ struct Rows {
 
 #ifdef PAVANE_BF16_DOT
 
-typedef __m512bh Pair;
-
-inline Vec dot(Vec acc, Pair w, const uint16_t *x) {
-    uint32_t pair;
-    std::memcpy(&pair, x, 4);
-    return (Vec)_mm512_dpbf16_ps((__m512)acc, w, (__m512bh)_mm512_set1_epi32(int(pair)));
-}
-
 struct Unpack4 {  // 64 bytes are 32 words, nibble s of word (2 * output + parity) is pair s: four pairs
     __m512i table;
     Unpack4() {
@@ -53,10 +46,10 @@ struct Unpack4 {  // 64 bytes are 32 words, nibble s of word (2 * output + parit
         for (int i = 0; i < 32; i++) entries[i] = to_bf16(float(i & 15));
         table = _mm512_load_si512(entries);
     }
-    template <int SHIFT>
-    Pair get(const uint8_t *from) const {
-        const __m512i words = _mm512_srli_epi16(_mm512_loadu_si512(from), 4 * SHIFT);
-        return (Pair)_mm512_permutexvar_epi16(words, table);
+    Pair get(const uint8_t *from, int pair) const {
+        typedef uint16_t Words __attribute__((vector_size(64)));
+        const Words words = (Words)_mm512_loadu_si512(from) >> (4 * pair);
+        return (Pair)_mm512_permutexvar_epi16((__m512i)words, table);
     }
 };
 
@@ -66,25 +59,13 @@ inline Pair unpack8(const int8_t *from) {  // 32 bytes are one pair of every out
     return _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
 }
 
-inline Pair load16(const uint16_t *from) { return (Pair)_mm512_loadu_si512(from); }
-
 #else
 
-struct Pair {
-    Vec even, odd;
-};
-
-inline Vec dot(Vec acc, Pair w, const uint16_t *x) {
-    acc += w.even * from_bf16(x[0]);
-    return acc + w.odd * from_bf16(x[1]);
-}
-
 struct Unpack4 {
-    template <int SHIFT>
-    Pair get(const uint8_t *from) const {
+    Pair get(const uint8_t *from, int pair) const {
         const UVec words = *reinterpret_cast<const UVec *>(from);  // two of 16 bits each
-        return {__builtin_convertvector((IVec)((words >> (4 * SHIFT)) & 15), Vec),
-                __builtin_convertvector((IVec)((words >> (16 + 4 * SHIFT)) & 15), Vec)};
+        return {__builtin_convertvector((IVec)((words >> (4 * pair)) & 15), Vec),
+                __builtin_convertvector((IVec)((words >> (16 + 4 * pair)) & 15), Vec)};
     }
 };
 
@@ -93,10 +74,6 @@ inline Pair unpack8(const int8_t *from) {
     return {__builtin_convertvector(words << 24 >> 24, Vec), __builtin_convertvector(words >> 8, Vec)};
 }
 
-inline Pair load16(const uint16_t *from) {
-    const UVec words = *reinterpret_cast<const UVec *>(from);
-    return {(Vec)(words << 16), (Vec)(words & 0xffff0000u)};
-}
 
 #endif
 
@@ -122,9 +99,18 @@ inline Vec load_scale(const void *base, int64_t index, bool wide) {
 #endif
 }
 
-// out[p][r] = the products of row `row` + r, `row` a multiple of QUAD, with panel `panel` + p.
-template <int FORMAT, int GROUP, int R, int P>
-inline void product(const Linear &w, const Rows &rows, int row, int panel, Vec (*out)[R]) {
+// Pair t of a group that begins at `from`.
+template <int FORMAT>
+inline Pair pair_at(const Unpack4 &unpack4, const uint8_t *from, int t) {
+    if constexpr (FORMAT == INT4) return unpack4.get(from + t / 4 * 4 * PANEL, t % 4);
+    else if constexpr (FORMAT == INT8) return unpack8(reinterpret_cast<const int8_t *>(from) + t * 2 * PANEL);
+    else return load16(reinterpret_cast<const uint16_t *>(from) + t * 2 * PANEL);
+}
+
+// out[p][r] = the products of row `row` + r, `row` a multiple of QUAD, with panel `panel` + p; with UNPACKED, `pairs` are
+// those of these panels, one panel after the other.
+template <int FORMAT, int GROUP, int R, int P, bool UNPACKED>
+inline void product(const Linear &w, const Rows &rows, int row, int panel, const Pair *pairs, Vec (*out)[R]) {
     constexpr int QUADS = (R + QUAD - 1) / QUAD;
     const int inputs = rows.inputs, groups = inputs / GROUP;
     const uint16_t *x[QUADS];
@@ -144,31 +130,17 @@ inline void product(const Linear &w, const Rows &rows, int row, int panel, Vec (
             for (int r = 0; r < R; r++) acc[p][r] = FORMAT == BF16 ? total[p][r] : Vec{};
         const uint8_t *from[P];
         for (int p = 0; p < P; p++) from[p] = weights + (int64_t(panel + p) * groups + g) * BYTES;
-        const auto step = [&](int t, auto &&get) {
+#pragma GCC unroll 16
+        for (int t = 0; t < GROUP / 2; t++) {
             Pair pair[P];
-            for (int p = 0; p < P; p++) pair[p] = get(from[p]);
-#pragma GCC unroll 12
+            for (int p = 0; p < P; p++)
+                pair[p] = UNPACKED ? pairs[(int64_t(p) * groups + g) * (GROUP / 2) + t]
+                                   : pair_at<FORMAT>(unpack4, from[p], t);
+#pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-                for (int p = 0; p < P; p++) acc[p][r] = dot(acc[p][r], pair[p], x[r / QUAD] + (t * QUAD + r % QUAD) * 2);
-        };
-        if constexpr (FORMAT == INT4) {
-#pragma GCC unroll 8
-            for (int t = 0; t < GROUP / 2; t += 4) {
-                const int at = t * PANEL;
-                step(t, [&](const uint8_t *b) { return unpack4.get<0>(b + at); });
-                step(t + 1, [&](const uint8_t *b) { return unpack4.get<1>(b + at); });
-                step(t + 2, [&](const uint8_t *b) { return unpack4.get<2>(b + at); });
-                step(t + 3, [&](const uint8_t *b) { return unpack4.get<3>(b + at); });
-            }
-        } else if constexpr (FORMAT == INT8) {
-#pragma GCC unroll 16
-            for (int t = 0; t < GROUP / 2; t++)
-                step(t, [&](const uint8_t *b) { return unpack8(reinterpret_cast<const int8_t *>(b) + t * 2 * PANEL); });
-        } else {
-#pragma GCC unroll 16
-            for (int t = 0; t < GROUP / 2; t++)
-                step(t, [&](const uint8_t *b) { return load16(reinterpret_cast<const uint16_t *>(b) + t * 2 * PANEL); });
+                for (int p = 0; p < P; p++)
+                    acc[p][r] = dot(acc[p][r], pair[p], x[r / QUAD] + (t * QUAD + r % QUAD) * 2);
         }
         for (int p = 0; p < P; p++) {
             if constexpr (FORMAT == BF16) {
@@ -204,25 +176,42 @@ inline void product(const Linear &w, const Rows &rows, int row, int panel, Vec (
 // Products of all rows with the panels [begin, end): use(panel, row, result) for each.
 template <int FORMAT, int GROUP, class Use>
 void products_of(const Linear &w, const Rows &rows, int begin, int end, Use &&use) {
-    const auto tile = [&]<int R, int P>(int row, int panel) {
+    static thread_local std::vector<Pair> pairs;
+    const auto tile = [&]<int R, int P, bool UNPACKED>(int row, int panel) {
         Vec out[P][R];
-        product<FORMAT, GROUP, R, P>(w, rows, row, panel, out);
+        product<FORMAT, GROUP, R, P, UNPACKED>(w, rows, row, panel, pairs.data(), out);
         for (int p = 0; p < P; p++)
             for (int r = 0; r < R && row + r < rows.count; r++) use(panel + p, row + r, out[p][r]);
     };
-    const auto strip = [&]<int R, int P>(int row) {
+    const auto strip = [&]<int R, int P>() {
         int panel = begin;
-        for (; panel + P <= end; panel += P) tile.template operator()<R, P>(row, panel);
+        for (; panel + P <= end; panel += P) tile.template operator()<R, P, false>(0, panel);
         if constexpr (P > 1)
-            for (; panel < end; panel++) tile.template operator()<R, 1>(row, panel);
+            for (; panel < end; panel++) tile.template operator()<R, 1, false>(0, panel);
     };
-    int row = 0;
-    for (; rows.count - row > 8; row += 12) strip.template operator()<12, 1>(row);
-    const int left = rows.count - row;
-    if (left > 4) strip.template operator()<8, 1>(row);
-    else if (left > 2) strip.template operator()<4, 2>(row);
-    else if (left == 2) strip.template operator()<2, 4>(row);
-    else if (left == 1) strip.template operator()<1, 4>(row);
+    // Two panels by eight rows: a row's pair is loaded once for both.
+    const auto many = [&]<int P>(int panel) {
+        if constexpr (FORMAT != BF16) {
+            const Unpack4 unpack4;
+            const int groups = rows.inputs / GROUP;
+            constexpr int64_t BYTES = GROUP * PANEL * (FORMAT == INT4 ? 4 : 8) / 8;
+            pairs.resize(std::max(pairs.size(), size_t(P) * groups * (GROUP / 2)));
+            for (int i = 0; i < P * groups; i++) {
+                const uint8_t *from = static_cast<const uint8_t *>(w.weights) + (int64_t(panel) * groups + i) * BYTES;
+#pragma GCC unroll 16
+                for (int t = 0; t < GROUP / 2; t++) pairs[i * (GROUP / 2) + t] = pair_at<FORMAT>(unpack4, from, t);
+            }
+        }
+        for (int row = 0; row < rows.count; row += 8) tile.template operator()<8, P, FORMAT != BF16>(row, panel);
+    };
+    if (rows.count > 8) {
+        int panel = begin;
+        for (; panel + 2 <= end; panel += 2) many.template operator()<2>(panel);
+        if (panel < end) many.template operator()<1>(panel);
+    } else if (rows.count > 4) strip.template operator()<8, 1>();
+    else if (rows.count > 2) strip.template operator()<4, 2>();
+    else if (rows.count == 2) strip.template operator()<2, 4>();
+    else strip.template operator()<1, 4>();
 }
 
 template <class Use>

@@ -79,4 +79,35 @@ inline Vec silu(Vec x) {
     return x * ((x > 0 ? Vec{} + 1.0f : e) / (1.0f + e));
 }
 
+// Two bfloat16 numbers of each of sixteen vectors.
+#ifdef PAVANE_BF16_DOT
+
+typedef __m512bh Pair;
+
+inline Vec dot(Vec acc, Pair w, const uint16_t *x) {
+    uint32_t pair;
+    std::memcpy(&pair, x, 4);
+    return (Vec)_mm512_dpbf16_ps((__m512)acc, w, (__m512bh)_mm512_set1_epi32(int(pair)));
+}
+
+inline Pair load16(const uint16_t *from) { return (Pair)_mm512_loadu_si512(from); }
+
+#else
+
+struct Pair {
+    Vec even, odd;
+};
+
+inline Vec dot(Vec acc, Pair w, const uint16_t *x) {
+    acc += w.even * from_bf16(x[0]);
+    return acc + w.odd * from_bf16(x[1]);
+}
+
+inline Pair load16(const uint16_t *from) {
+    const UVec words = *reinterpret_cast<const UVec *>(from);
+    return {(Vec)(words << 16), (Vec)(words & 0xffff0000u)};
+}
+
+#endif
+
 }  // namespace pavane

@@ -82,6 +82,8 @@ def expected_logits(config: ModelConfig, w: Weights, tokens: list[int]) -> torch
         if config.qk_norm:
             q, k = norm(q, w[p + "self_attn.q_norm.weight"]), norm(k, w[p + "self_attn.k_norm.weight"])
         k = reference.rope(rounded(reference.rope(k, positions, frequencies)), -positions, frequencies)
+        scaled = rounded(reference.rope(q, positions, frequencies) * config.head_dim**-0.5)
+        q = reference.rope(scaled * config.head_dim**0.5, -positions, frequencies)
         attended = reference.attend(q, k, rounded(v), positions, positions, visible, frequencies)
         x = x + linear(attended.reshape(len(tokens), -1), p + "self_attn.o_proj")
         normed = norm(x, w[p + "post_attention_layernorm.weight"])
