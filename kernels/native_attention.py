@@ -54,9 +54,9 @@ class Planner:
     """Makes plans for one cache. Raises NoNativeKernelError where the kernels cannot work."""
 
     def __init__(self, store: BlockedKVStore, rope: RopeTable, heads: int) -> None:
-        self.library = load_native()
+        self.native = load_native()
         _, kv_heads, slots, dim = store.shape
-        if dim % 2 or dim > self.library.pavane_max_dim() or heads // kv_heads > self.library.pavane_max_group():
+        if dim % 2 or dim > self.native.pavane_max_dim() or heads // kv_heads > self.native.pavane_max_group():
             raise NoNativeKernelError(f"the kernels do not take head_dim {dim} with {heads}/{kv_heads} heads")
         self._rope = rope
         self._constant = {
@@ -85,7 +85,7 @@ class NativeAttention:
         if store.dtype is not torch.float32:
             raise ValueError(f"attention alone needs a float32 cache, not {store.dtype}")
         self._planner = Planner(store, rope, heads)
-        self._attend = self._planner.library.pavane_attend
+        self._attend = self._planner.native.pavane_attend
         pointer = ctypes.c_void_p
         self._attend.argtypes = [pointer, pointer, pointer, pointer, ctypes.c_int, pointer]
         self._attend.restype = ctypes.c_int

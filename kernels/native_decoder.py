@@ -80,7 +80,7 @@ class NativeDecoder:
         eps: float,
     ) -> None:
         self._planner = planner
-        self._forward = self._planner.library.pavane_forward
+        self._forward = self._planner.native.pavane_forward
         pointer = ctypes.c_void_p
         self._forward.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, pointer]
         self._forward.restype = ctypes.c_int

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def cpu_forward(
     loaded: LoadedModel, rope: RopeTable, slots: int, *, dtype: torch.dtype, batch_invariant: bool
 ) -> ForwardPass:
-    """The C++ kernels where they can be built, torch elsewhere: the same results up to rounding, in several times the
-    time. In float32 only attention is C++. Takes the weights out of `loaded`. Raises ModelError."""
+    """The C++ kernels where they can be built, torch elsewhere: the same results up to rounding, in two to three times
+    the time. In float32 only attention is C++. Takes the weights out of `loaded`. Raises ModelError."""
     config, weights = loaded.config, loaded.weights
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     try:
