@@ -47,7 +47,7 @@ def sampling(options: SamplingOptions) -> pb.Sampling:
     """The wire's form. Raises ValueError or TypeError with what to change."""
     made = pb.Sampling(ignore_eos=bool(options.get("ignore_eos", False)))
     if (temperature := options.get("temperature")) is not None:
-        made.temperature = number("temperature", temperature, 0.0)
+        made.temperature = number("temperature", temperature, 0.0, 100.0)
     if (top_p := options.get("top_p")) is not None:
         made.top_p = number("top_p", top_p, 0.0, 1.0)
     if (min_p := options.get("min_p")) is not None:
