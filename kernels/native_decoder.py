@@ -14,6 +14,9 @@ from pavane.kernels.native_attention import NO_MEMORY, Planner
 from pavane.kernels.packing import LinearStruct, PackedLinear
 
 
+ROUND_FROM = 48  # rows: below, rounding the weights costs more than it saves
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
     """One layer's weights; norms float32, `q_norm` and `k_norm` [head_dim] or None."""
@@ -52,7 +55,7 @@ class _ModelStruct(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("layers", "hidden", "inner", "heads", "kv_heads", "dim", "vocabulary", "threads")
+            for name in ("layers", "hidden", "inner", "heads", "kv_heads", "dim", "vocabulary", "threads", "round_from")
         ),
         ("eps", ctypes.c_float),
         ("layer", ctypes.POINTER(_LayerStruct)),
@@ -64,8 +67,10 @@ class _ModelStruct(ctypes.Structure):
 
 class NativeDecoder:
     """RMSNorm, grouped-query attention with optional biases and q/k norms, SwiGLU; residuals and sums in float32,
-    activations rounded to bfloat16 where they enter a product. A row's result depends on nothing else in the batch as
-    long as segments are laid out per call."""
+    activations rounded to bfloat16 where they enter a product.
+
+    With `batch_invariant`, a row's result depends on nothing else in the batch as long as segments are laid out per
+    call. Without, weights of 4 and 8 bits are rounded to bfloat16 in steps of many rows, which is faster there."""
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class NativeDecoder:
         *,
         heads: int,
         eps: float,
+        batch_invariant: bool,
     ) -> None:
         self._planner = planner
         self._forward = self._planner.native.pavane_forward
@@ -99,6 +105,7 @@ class NativeDecoder:
         self._model = _ModelStruct(
             layers=len(layers), hidden=embedding.struct.inputs, inner=layers[0].gate.struct.outputs,
             heads=heads, kv_heads=kv_heads, dim=dim, vocabulary=self.vocab_size, eps=eps,
+            round_from=0 if batch_invariant else ROUND_FROM,
             layer=structs, norm=norm.data_ptr(), embedding=embedding.struct, head=head.struct,
         )  # fmt: skip
 

@@ -29,7 +29,8 @@ def cpu_forward(
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     try:
         if dtype is torch.bfloat16:
-            return native_decoder(config, weights, loaded.blocks, BlockedKVStore(*shape, dtype), rope)
+            store = BlockedKVStore(*shape, dtype)
+            return native_decoder(config, weights, loaded.blocks, store, rope, batch_invariant=batch_invariant)
         attention = NativeAttention(BlockedKVStore(*shape, torch.float32), rope, config.num_heads)
         return TorchForward(Decoder(config, weights, batch_invariant=batch_invariant), attention)
     except NoNativeKernelError as error:

@@ -21,6 +21,8 @@ def native_decoder(
     blocks: Mapping[str, Blocks],
     store: BlockedKVStore,
     rope: RopeTable,
+    *,
+    batch_invariant: bool,
 ) -> NativeDecoder:
     """Takes the entries out of `weights` as it packs them.
 
@@ -34,7 +36,10 @@ def native_decoder(
     head = embedding if config.tie_word_embeddings else taken.linear("lm_head")
     norm = taken.vector("norm.weight")
     layers = [_layer(taken, f"layers.{i}.", config) for i in range(config.num_layers)]
-    return NativeDecoder(layers, embedding, norm, head, store, planner, heads=config.num_heads, eps=config.rms_norm_eps)
+    return NativeDecoder(
+        layers, embedding, norm, head, store, planner,
+        heads=config.num_heads, eps=config.rms_norm_eps, batch_invariant=batch_invariant,
+    )  # fmt: skip
 
 
 class _Taken:

@@ -91,8 +91,12 @@ inline T narrow(float value) {
 
 inline Vec widen(const float *from) { return at(from); }
 inline Vec widen(const uint16_t *from) {
+#if defined(PAVANE_BF16_DOT)  // GCC makes it of four smaller ones
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+#else
     typedef uint16_t Short __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
     return (Vec)(__builtin_convertvector(*reinterpret_cast<const Short *>(from), UVec) << 16);
+#endif
 }
 
 template <class T>
@@ -133,13 +137,13 @@ inline Query<T> as_query(float value) {
     else return sizeof(T) == 2 ? from_bf16(to_bf16(value)) : value;
 }
 
-// Scores of 4 queries (stride MAX_DIM) with 4 blocks of sixteen keys.
-template <class T>
+// Scores of 4 queries (stride MAX_DIM) with N blocks of sixteen keys.
+template <int N, class T>
 inline void scores4(const Query<T> *q, const T *const *blocks, int dim, Vec (*out)[4]) {
-    Vec acc[4][4] = {};
+    Vec acc[N][4] = {};
     for (int d = 0; d < dim; d += 4 / sizeof(T)) {
 #pragma GCC unroll 4
-        for (int b = 0; b < 4; b++) {
+        for (int b = 0; b < N; b++) {
             if constexpr (sizeof(T) == 4) {
                 const Vec k = at(blocks[b] + d * LANES);
 #pragma GCC unroll 4
@@ -158,7 +162,7 @@ inline void scores4(const Query<T> *q, const T *const *blocks, int dim, Vec (*ou
             }
         }
     }
-    for (int b = 0; b < 4; b++)
+    for (int b = 0; b < N; b++)
         for (int i = 0; i < 4; i++) out[b][i] = acc[b][i];
 }
 
@@ -221,8 +225,9 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
     alignas(64) static thread_local Query<T> queries[MAX_QUERIES * MAX_DIM];
     alignas(64) static thread_local float out[MAX_QUERIES * MAX_DIM];
     alignas(64) static thread_local float scores[4 * BLOCK];
-    float peak[MAX_QUERIES], mass[MAX_QUERIES];
-    Piece pieces[BLOCK + 4];
+    alignas(64) static thread_local float masses[MAX_QUERIES * LANES];  // to be summed at the end
+    float peak[MAX_QUERIES];
+    Piece pieces[BLOCK];
     int64_t slots[BLOCK];
     const T *value_rows[BLOCK];
 
@@ -231,7 +236,7 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
     const int count = task.count * group, rounded = (count + 3) / 4 * 4;
     for (int i = 0; i < rounded; i++) {
         peak[i] = NEVER;
-        mass[i] = 0;
+        at(masses + i * LANES) = Vec{};
         std::fill(out + i * MAX_DIM, out + i * MAX_DIM + wide, 0.0f);
         if (i >= count) std::fill(queries + i * MAX_DIM, queries + i * MAX_DIM + dim, Query<T>(0));
     }
@@ -258,18 +263,22 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
     Walk walk(p, s, task.chunk * CHUNK);
     for (int start = task.chunk * CHUNK; start < end; start += BLOCK) {
         const int here = std::min(BLOCK, end - start);
-        int n = walk.next(here, pieces, slots);
+        const int n = walk.next(here, pieces, slots);
         for (int j = 0; j < here; j++) value_rows[j] = head_values + slots[j] * wide;
-        for (; n % 4; n++) pieces[n] = {pieces[n - 1].block, 0, 0, 0};
         for (int i = 0; i < rounded; i += 4) {
-            for (int b = 0; b < n; b += 4) {
-                const T *blocks[4];
-                for (int x = 0; x < 4; x++) blocks[x] = head_keys + pieces[b + x].block * dim;
-                Vec acc[4][4];
-                scores4(queries + i * MAX_DIM, blocks, dim, acc);
-                for (int x = 0; x < 4; x++)
+            const auto score = [&]<int N>(int b) {
+                const T *blocks[N];
+                for (int x = 0; x < N; x++) blocks[x] = head_keys + pieces[b + x].block * dim;
+                Vec acc[N][4];
+                scores4<N>(queries + i * MAX_DIM, blocks, dim, acc);
+                for (int x = 0; x < N; x++)
                     for (int u = 0; u < 4; u++) put_scores(scores + u * BLOCK, pieces[b + x], acc[x][u]);
-            }
+            };
+            int b = 0;
+            for (; b + 4 <= n; b += 4) score.template operator()<4>(b);
+            if (n - b == 3) score.template operator()<3>(b);
+            else if (n - b == 2) score.template operator()<2>(b);
+            else if (n - b == 1) score.template operator()<1>(b);
             for (int u = i; u < i + 4; u++) {
                 float *row = scores + (u - i) * BLOCK;
                 const int limit = u < count ? std::min(here, seen(u / group) - start) : here;
@@ -287,7 +296,7 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
                     at(row + b) = exp_nonpositive(at(row + b) - highest);
                     total += at(row + b);
                 }
-                mass[u] = mass[u] * keep + sum(total);
+                at(masses + u * LANES) = at(masses + u * LANES) * keep + total;
                 peak[u] = highest;
                 if (keep != 1.0f)
                     for (int d = 0; d < wide; d += LANES) at(out + u * MAX_DIM + d) *= keep;
@@ -304,7 +313,7 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
             if (part >= work.partial_begin[task.first + i + 1]) continue;  // it sees nothing of this chunk
             float *to = work.partials + (part * p.heads + task.head * group + g) * (dim + 2);
             to[0] = peak[u];
-            to[1] = mass[u];
+            to[1] = sum(at(masses + u * LANES));
             std::copy(out + u * MAX_DIM, out + u * MAX_DIM + dim, to + 2);
         }
 }

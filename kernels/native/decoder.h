@@ -17,6 +17,7 @@ struct Layer {  // mirrored by native_decoder.py
 
 struct Model {
     int32_t layers, hidden, inner, heads, kv_heads, dim, vocabulary, threads;
+    int32_t round_from;  // products of at least so many rows may round the weights to bfloat16; 0: none may
     float eps;
     const Layer *layer;
     const float *norm;  // [hidden]
@@ -41,10 +42,10 @@ class Activations {
         Vec value = {};
         if (count == SUM_GROUP) value = at(values);
         else std::copy(values, values + count, reinterpret_cast<float *>(&value));
-        const UVec bits = (UVec)value;
-        const UVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;  // like to_bf16
-        for (int i = 0; i < SUM_GROUP / 2; i++) to[i * QUAD + row % QUAD] = rounded[2 * i] >> 16 | rounded[2 * i + 1];
-        sums_[(int64_t(row / QUAD) * (inputs_ / SUM_GROUP) + from / SUM_GROUP) * QUAD + row % QUAD] = sum((Vec)rounded);
+        const Vec kept = rounded(value);
+        const UVec bits = (UVec)kept;
+        for (int i = 0; i < SUM_GROUP / 2; i++) to[i * QUAD + row % QUAD] = bits[2 * i] >> 16 | bits[2 * i + 1];
+        sums_[(int64_t(row / QUAD) * (inputs_ / SUM_GROUP) + from / SUM_GROUP) * QUAD + row % QUAD] = sum(kept);
     }
     void put_row(int row, const float *values, int count) {
         for (int i = 0; i < inputs_; i += SUM_GROUP)
@@ -94,7 +95,7 @@ inline float weight_at(const Linear &w, int output, int input) {
     return q * value(w.scales) + (w.minimums ? value(w.minimums) : 0.0f);
 }
 
-constexpr int STRIP = 4, BLOCK_ROWS = 96;  // panels and rows of one piece of work, whole tiles
+constexpr int STRIP = 4, BLOCK_ROWS = 256;  // panels and rows of one piece of work, whole tiles
 
 // Shares out products among the team: use(first panel, end, first row, end). Ends with a barrier.
 template <class Use>
@@ -111,8 +112,9 @@ inline int panels_of(const Linear &w) { return (w.outputs + PANEL - 1) / PANEL; 
 
 // out[row, first + ...] = or += products of `a` with w, for the panels [begin, end) and rows [from, to).
 template <bool ADD>
-void linear(const Linear &w, const Activations &a, int begin, int end, int from, int to, float *out, int64_t stride) {
-    products(w, a.rows(from, to), begin, end, [&](int panel, int row, const Vec &value) {
+void linear(const Linear &w, const Activations &a, int begin, int end, int from, int to, bool round, float *out,
+            int64_t stride) {
+    products(w, a.rows(from, to), begin, end, round, [&](int panel, int row, const Vec &value) {
         float *target = out + (from + row) * stride + panel * PANEL;
         const int here = std::min(PANEL, w.outputs - panel * PANEL);
         if (here == PANEL) {
@@ -128,6 +130,7 @@ template <class T>
 void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Scratch &s) {
     const int n = p.rows, q_size = m.heads * m.dim, kv_size = m.kv_heads * m.dim;
     const int64_t width = q_size + 2 * kv_size;
+    const bool round = m.round_from && n >= m.round_from;
     T *keys = static_cast<T *>(l.keys), *values = static_cast<T *>(l.values);
     const auto normalise = [&](const float *weight) {
         static thread_local std::vector<float> row;
@@ -147,7 +150,7 @@ void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Sc
         int before = 0, column = 0;
         for (const Linear *w : {&l.q, &l.k, &l.v}) {
             const int lo = std::max(begin - before, 0), hi = std::min(end - before, panels_of(*w));
-            if (lo < hi) linear<false>(*w, s.a, lo, hi, from, to, s.qkv.data() + column, width);
+            if (lo < hi) linear<false>(*w, s.a, lo, hi, from, to, round, s.qkv.data() + column, width);
             before += panels_of(*w);
             column += w->outputs;
         }
@@ -175,7 +178,7 @@ void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Sc
         }
     }
     share(panels_of(l.o), n, [&](int begin, int end, int from, int to) {
-        linear<true>(l.o, s.a, begin, end, from, to, s.x.data(), m.hidden);
+        linear<true>(l.o, s.a, begin, end, from, to, round, s.x.data(), m.hidden);
     });
 #pragma omp single
     s.a.resize(n, m.hidden);
@@ -183,15 +186,16 @@ void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Sc
     share(panels_of(l.gate), n, [&](int begin, int end, int from, int to) {
         static thread_local Vec gate[STRIP][BLOCK_ROWS];
         const Rows rows = s.a.rows(from, to);
-        products(l.gate, rows, begin, end, [&](int panel, int row, const Vec &value) { gate[panel - begin][row] = value; });
-        products(l.up, rows, begin, end, [&](int panel, int row, const Vec &value) {
+        products(l.gate, rows, begin, end, round,
+                 [&](int panel, int row, const Vec &value) { gate[panel - begin][row] = value; });
+        products(l.up, rows, begin, end, round, [&](int panel, int row, const Vec &value) {
             const Vec product = silu(gate[panel - begin][row]) * value;
             s.h.put(from + row, panel * PANEL, reinterpret_cast<const float *>(&product),
                     std::min(PANEL, m.inner - panel * PANEL));
         });
     });
     share(panels_of(l.down), n, [&](int begin, int end, int from, int to) {
-        linear<true>(l.down, s.h, begin, end, from, to, s.x.data(), m.hidden);
+        linear<true>(l.down, s.h, begin, end, from, to, round, s.x.data(), m.hidden);
     });
 }
 
@@ -225,8 +229,9 @@ inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_
             rms_norm(s.x.data() + int64_t(sample_rows[r]) * m.hidden, m.norm, m.hidden, m.eps, row.data());
             s.a.put_row(r, row.data(), m.hidden);
         }
+        const bool round = m.round_from && n_samples >= m.round_from;
         share(panels_of(m.head), n_samples, [&](int begin, int end, int from, int to) {
-            linear<false>(m.head, s.a, begin, end, from, to, logits, m.vocabulary);
+            linear<false>(m.head, s.a, begin, end, from, to, round, logits, m.vocabulary);
         });
     }
 }

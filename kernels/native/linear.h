@@ -5,7 +5,9 @@
 // w = scale * q + minimum, so a group adds scale * dot(x, q) + minimum * sum(x). Such integers are exact in bfloat16: the
 // only roundings are that of x to bfloat16 and those of the float32 sums.
 //
-// Every output is summed in one order whatever the number of rows: results do not depend on the batch.
+// Every output is summed in one order whatever the number of rows: results do not depend on the batch. Only where the
+// caller allows it, the weights themselves, scale * q + minimum, are rounded to bfloat16 for many rows: a group then adds
+// nothing but its products, which is a fifth faster.
 #pragma once
 
 #include <algorithm>
@@ -99,6 +101,20 @@ inline Vec load_scale(const void *base, int64_t index, bool wide) {
 #endif
 }
 
+// scale * q + minimum of every output, rounded to bfloat16.
+inline Pair scaled(Pair q, Vec scale, Vec minimum) {
+#ifdef PAVANE_BF16_DOT
+    const UVec bits = (UVec)(__m512i)q;
+    const Vec even = (Vec)(bits << 16) * scale + minimum, odd = (Vec)(bits & 0xffff0000u) * scale + minimum;
+    alignas(64) static constexpr uint16_t ORDER[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    return (Pair)_mm512_permutexvar_epi16(_mm512_load_si512(ORDER), both);
+#else
+    return {rounded(q.even * scale + minimum), rounded(q.odd * scale + minimum)};
+#endif
+}
+
 // Pair t of a group that begins at `from`.
 template <int FORMAT>
 inline Pair pair_at(const Unpack4 &unpack4, const uint8_t *from, int t) {
@@ -107,11 +123,15 @@ inline Pair pair_at(const Unpack4 &unpack4, const uint8_t *from, int t) {
     else return load16(reinterpret_cast<const uint16_t *>(from) + t * 2 * PANEL);
 }
 
-// out[p][r] = the products of row `row` + r, `row` a multiple of QUAD, with panel `panel` + p; with UNPACKED, `pairs` are
+// Where the pairs of a tile come from: unpacked as they are needed, or before (`pairs`), then perhaps with their scales.
+enum Source { PACKED, UNPACKED, SCALED };
+
+// out[p][r] = the products of row `row` + r, `row` a multiple of QUAD, with panel `panel` + p; unless PACKED, `pairs` are
 // those of these panels, one panel after the other.
-template <int FORMAT, int GROUP, int R, int P, bool UNPACKED>
-inline void product(const Linear &w, const Rows &rows, int row, int panel, const Pair *pairs, Vec (*out)[R]) {
+template <int FORMAT, int GROUP, int R, int P, Source SOURCE>
+__attribute__((always_inline)) inline void product(const Linear &w, const Rows &rows, int row, int panel, const Pair *pairs, Vec (*out)[R]) {
     constexpr int QUADS = (R + QUAD - 1) / QUAD;
+    constexpr bool PLAIN = FORMAT == BF16 || SOURCE == SCALED;  // products are all there is to sum
     const int inputs = rows.inputs, groups = inputs / GROUP;
     const uint16_t *x[QUADS];
     const float *sums[QUADS];
@@ -127,15 +147,15 @@ inline void product(const Linear &w, const Rows &rows, int row, int panel, const
     for (int g = 0; g < groups; g++) {
         Vec acc[P][R];
         for (int p = 0; p < P; p++)
-            for (int r = 0; r < R; r++) acc[p][r] = FORMAT == BF16 ? total[p][r] : Vec{};
+            for (int r = 0; r < R; r++) acc[p][r] = PLAIN ? total[p][r] : Vec{};
         const uint8_t *from[P];
         for (int p = 0; p < P; p++) from[p] = weights + (int64_t(panel + p) * groups + g) * BYTES;
 #pragma GCC unroll 16
         for (int t = 0; t < GROUP / 2; t++) {
             Pair pair[P];
             for (int p = 0; p < P; p++)
-                pair[p] = UNPACKED ? pairs[(int64_t(p) * groups + g) * (GROUP / 2) + t]
-                                   : pair_at<FORMAT>(unpack4, from[p], t);
+                pair[p] = SOURCE != PACKED ? pairs[(int64_t(p) * groups + g) * (GROUP / 2) + t]
+                                           : pair_at<FORMAT>(unpack4, from[p], t);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -143,7 +163,7 @@ inline void product(const Linear &w, const Rows &rows, int row, int panel, const
                     acc[p][r] = dot(acc[p][r], pair[p], x[r / QUAD] + (t * QUAD + r % QUAD) * 2);
         }
         for (int p = 0; p < P; p++) {
-            if constexpr (FORMAT == BF16) {
+            if constexpr (PLAIN) {
                 for (int r = 0; r < R; r++) total[p][r] = acc[p][r];
                 continue;
             }
@@ -175,51 +195,63 @@ inline void product(const Linear &w, const Rows &rows, int row, int panel, const
 
 // Products of all rows with the panels [begin, end): use(panel, row, result) for each.
 template <int FORMAT, int GROUP, class Use>
-void products_of(const Linear &w, const Rows &rows, int begin, int end, Use &&use) {
+void products_of(const Linear &w, const Rows &rows, int begin, int end, bool round, Use &&use) {
     static thread_local std::vector<Pair> pairs;
-    const auto tile = [&]<int R, int P, bool UNPACKED>(int row, int panel) {
+    const auto tile = [&]<int R, int P, Source SOURCE>(int row, int panel) {
         Vec out[P][R];
-        product<FORMAT, GROUP, R, P, UNPACKED>(w, rows, row, panel, pairs.data(), out);
+        product<FORMAT, GROUP, R, P, SOURCE>(w, rows, row, panel, pairs.data(), out);
         for (int p = 0; p < P; p++)
             for (int r = 0; r < R && row + r < rows.count; r++) use(panel + p, row + r, out[p][r]);
     };
     const auto strip = [&]<int R, int P>() {
         int panel = begin;
-        for (; panel + P <= end; panel += P) tile.template operator()<R, P, false>(0, panel);
+        for (; panel + P <= end; panel += P) tile.template operator()<R, P, PACKED>(0, panel);
         if constexpr (P > 1)
-            for (; panel < end; panel++) tile.template operator()<R, 1, false>(0, panel);
+            for (; panel < end; panel++) tile.template operator()<R, 1, PACKED>(0, panel);
     };
-    // Two panels by eight rows: a row's pair is loaded once for both.
-    const auto many = [&]<int P>(int panel) {
-        if constexpr (FORMAT != BF16) {
-            const Unpack4 unpack4;
-            const int groups = rows.inputs / GROUP;
-            constexpr int64_t BYTES = GROUP * PANEL * (FORMAT == INT4 ? 4 : 8) / 8;
-            pairs.resize(std::max(pairs.size(), size_t(P) * groups * (GROUP / 2)));
-            for (int i = 0; i < P * groups; i++) {
-                const uint8_t *from = static_cast<const uint8_t *>(w.weights) + (int64_t(panel) * groups + i) * BYTES;
+    const auto unpack = [&](int panel, int count) {
+        const Unpack4 unpack4;
+        const int groups = rows.inputs / GROUP;
+        constexpr int64_t BYTES = GROUP * PANEL * (FORMAT == INT4 ? 4 : 8) / 8;
+        pairs.resize(std::max(pairs.size(), size_t(count) * groups * (GROUP / 2)));
+        for (int64_t i = 0; i < count * groups; i++) {
+            const int64_t group = int64_t(panel) * groups + i;
+            const uint8_t *from = static_cast<const uint8_t *>(w.weights) + group * BYTES;
+            const Vec scale = round ? load_scale(w.scales, group * PANEL, w.wide) : Vec{};
+            const Vec minimum = round && w.minimums ? load_scale(w.minimums, group * PANEL, w.wide) : Vec{};
 #pragma GCC unroll 16
-                for (int t = 0; t < GROUP / 2; t++) pairs[i * (GROUP / 2) + t] = pair_at<FORMAT>(unpack4, from, t);
+            for (int t = 0; t < GROUP / 2; t++) {
+                const Pair q = pair_at<FORMAT>(unpack4, from, t);
+                pairs[i * (GROUP / 2) + t] = round ? scaled(q, scale, minimum) : q;
             }
         }
-        for (int row = 0; row < rows.count; row += 8) tile.template operator()<8, P, FORMAT != BF16>(row, panel);
     };
-    if (rows.count > 8) {
+    // Two panels by eight rows: a row's pair is loaded once for both.
+    const auto many = [&]<int P, Source SOURCE>(int panel) {
+        if constexpr (SOURCE != PACKED) unpack(panel, P);
+        for (int row = 0; row < rows.count; row += 8) tile.template operator()<8, P, SOURCE>(row, panel);
+    };
+    const auto all_of_many = [&]<Source SOURCE>() {
         int panel = begin;
-        for (; panel + 2 <= end; panel += 2) many.template operator()<2>(panel);
-        if (panel < end) many.template operator()<1>(panel);
-    } else if (rows.count > 4) strip.template operator()<8, 1>();
+        for (; panel + 2 <= end; panel += 2) many.template operator()<2, SOURCE>(panel);
+        if (panel < end) many.template operator()<1, SOURCE>(panel);
+    };
+    if constexpr (FORMAT != BF16)
+        if (round) return all_of_many.template operator()<SCALED>();
+    if (rows.count > 8) all_of_many.template operator()<FORMAT == BF16 ? PACKED : UNPACKED>();
+    else if (rows.count > 4) strip.template operator()<8, 1>();
     else if (rows.count > 2) strip.template operator()<4, 2>();
     else if (rows.count == 2) strip.template operator()<2, 4>();
     else strip.template operator()<1, 4>();
 }
 
+// `round` allows that the weights be rounded to bfloat16.
 template <class Use>
-void products(const Linear &w, const Rows &rows, int begin, int end, Use &&use) {
-    if (w.format == INT4) products_of<INT4, 32>(w, rows, begin, end, use);
-    else if (w.format == BF16) products_of<BF16, 32>(w, rows, begin, end, use);
-    else if (w.group == 32) products_of<INT8, 32>(w, rows, begin, end, use);
-    else products_of<INT8, 16>(w, rows, begin, end, use);
+void products(const Linear &w, const Rows &rows, int begin, int end, bool round, Use &&use) {
+    if (w.format == INT4) products_of<INT4, 32>(w, rows, begin, end, round, use);
+    else if (w.format == BF16) products_of<BF16, 32>(w, rows, begin, end, round, use);
+    else if (w.group == 32) products_of<INT8, 32>(w, rows, begin, end, round, use);
+    else products_of<INT8, 16>(w, rows, begin, end, round, use);
 }
 
 }  // namespace pavane

@@ -38,6 +38,11 @@ inline uint16_t to_bf16(float value) {  // to nearest, ties to even; inputs are 
     return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline Vec rounded(Vec v) {  // like to_bf16
+    const UVec bits = (UVec)v;
+    return (Vec)((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
+}
+
 // Halves, folded until one number is left.
 template <class Op>
 inline float fold(Vec v, Op &&op) {

@@ -18,6 +18,7 @@ from pavane.kernels import reference
 from pavane.kernels.batch import Batch
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_build import LEVELS, _features
+from pavane.kernels.native_decoder import ROUND_FROM
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.errors import ModelError
@@ -93,17 +94,22 @@ def expected_logits(config: ModelConfig, w: Weights, tokens: list[int]) -> torch
     return linear(norm(x, w["norm.weight"]), head)
 
 
-def check(config: ModelConfig, weights: Weights, blocks: dict[str, Blocks]) -> None:
-    """A prompt in two chunks, then tokens one by one."""
+def check(
+    config: ModelConfig, weights: Weights, blocks: dict[str, Blocks], *, counts: tuple[int, ...] = (13, 16, 1, 2, 1, 1)
+) -> None:
+    """A prompt in two chunks, then tokens one by one; or one chunk of so many rows that the weights are rounded."""
     whole = {name: tensor.double() for name, tensor in weights.items()}
     whole |= {name: kept.to(torch.float64) for name, kept in blocks.items()}
-    tokens = np.random.default_rng(3).integers(0, config.vocab_size, 34).tolist()
+    invariant = max(counts) < ROUND_FROM
+    if not invariant:
+        whole |= {name: rounded(whole[name]) for name in blocks if name != "embed_tokens.weight"}
+    tokens = np.random.default_rng(3).integers(0, config.vocab_size, sum(counts)).tolist()
     expected = expected_logits(config, whole, tokens)
     store = BlockedKVStore(config.num_layers, config.num_kv_heads, 64, config.head_dim, torch.bfloat16)
     rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
-    decoder = native_decoder(config, dict(weights), blocks, store, rope)
+    decoder = native_decoder(config, dict(weights), blocks, store, rope, batch_invariant=invariant)
     got, done = [], 0
-    for count in (13, 16, 1, 2, 1, 1):
+    for count in counts:
         batch = chat_batch([tokens[done : done + count]], [done])
         got.append(decoder.logits(batch, batch.tokens).clone())
         done += count
@@ -130,22 +136,30 @@ def test_models_in_bfloat16(changes: dict[str, Any]) -> None:
     check(config, matrices, {})
 
 
+@pytest.mark.parametrize("counts", [(13, 16, 1, 2, 1, 1), (ROUND_FROM + 3,)], ids=["exact", "rounded"])
 @pytest.mark.parametrize("name", HALVES)
-def test_models_of_quantised_blocks(name: str) -> None:
+def test_models_of_quantised_blocks(name: str, counts: tuple[int, ...]) -> None:
     config = tiny_config(
-        hidden_size=256, intermediate_size=512, num_heads=4, num_kv_heads=2, head_dim=64, num_layers=2, vocab_size=50
+        hidden_size=256,
+        intermediate_size=512,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        num_layers=2,
+        vocab_size=50,
+        tie_word_embeddings=False,
     )
     rng = np.random.default_rng(2)
     weights = tiny_weights(config)
     blocks = {n: random_blocks(name, tuple(w.shape), rng) for n, w in weights.items() if w.dim() == 2}
-    check(config, {n: w for n, w in weights.items() if n not in blocks}, blocks)
+    check(config, {n: w for n, w in weights.items() if n not in blocks}, blocks, counts=counts)
 
 
 def logits(batches: list[Batch], threads: int) -> list[npt.NDArray[Any]]:
     config = tiny_config(head_dim=16)
     store = BlockedKVStore(config.num_layers, config.num_kv_heads, 800, config.head_dim, torch.bfloat16)
     rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
-    decoder = native_decoder(config, tiny_weights(config), {}, store, rope)
+    decoder = native_decoder(config, tiny_weights(config), {}, store, rope, batch_invariant=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

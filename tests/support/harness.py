@@ -108,7 +108,7 @@ def tiny_runner(
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     if backend == "decoder":
         store = BlockedKVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.bfloat16)
-        return ModelRunner(native_decoder(config, dict(weights), {}, store, rope))
+        return ModelRunner(native_decoder(config, dict(weights), {}, store, rope, batch_invariant=True))
     model = Decoder(config, dict(weights), batch_invariant=batch_invariant)
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     attention: AttentionBackend[Any] = (
