@@ -13,7 +13,6 @@ from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_attention import NO_MEMORY, Planner
 from pavane.kernels.packing import LinearStruct, PackedLinear
 
-
 ROUND_FROM = 48  # rows: below, rounding the weights costs more than it saves
 
 
