@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pavane.cache import Member, Span
 from pavane.scheduler.edits import Edits
 from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, Top
+from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import StopMatcher
 
 
@@ -42,9 +43,14 @@ class Call:
     # the graph
     parents: list[Call] = field(default_factory=list)  # and the source of a copy
     children: dict[Call, None] = field(default_factory=dict)  # that have not ended
-    pending: int = 0  # parents whose encoding is not complete
+    pending: int = 0  # parents and groups whose promise is open
+    promised: bool = False  # its own is kept: children may read it
     unfinished_readers: int = 0
     released: bool = False
+
+    # the order, in the units of estimates.py
+    work: float = 0.0  # of the call alone
+    chain: float = 0.0  # the longest sum of it and what waits for it
 
     # the message
     tokens: array[int] = field(default_factory=lambda: array("i"))  # header, content, trailer
@@ -58,6 +64,9 @@ class Call:
     matcher: StopMatcher | None = None
     edits: Edits | None = None  # from its first token on, until its content is final
     start: int = 0  # logical offset of the first token
+    seed: int = 0  # of the current attempt
+    attempt: int = 1
+    to_be_sealed: bool = False  # its next token is the last
 
     # the cache
     span: Span | None = None  # its own encoding; retained until nobody can ask for it
@@ -71,6 +80,7 @@ class Call:
     encoded: bool = False  # ... and all scheduled: usable by children in the same step
 
     # the receipt
+    stored: int = 0  # tokens that its tenant is charged with for the message
     fresh: int = 0  # own tokens before the content that this call was first to compute
     own_visible: int = 0  # own tokens before the content (of a Prefill: all)
     generated: int = 0
@@ -89,7 +99,9 @@ class Call:
 
     @property
     def deadline(self) -> float | None:
-        return None if self.spec.timeout is None else self.accepted_at + self.spec.timeout
+        own = None if self.spec.timeout is None else self.accepted_at + self.spec.timeout
+        shared = self.workflow.deadline
+        return shared if own is None else own if shared is None else min(own, shared)
 
     def receipt(self, now: float) -> Receipt:
         end = self.ended_at if self.ended_at is not None else now
@@ -126,11 +138,12 @@ class Call:
             content=(self.content_begin, self.content_end),
             start=self.start,
             finish=self.finish,
-            seed=decode.seed if decode else 0,
+            seed=self.seed,
             beginning=decode.beginning if decode else "",
             receipt=self.receipt(now),
             failure=self.failure,
             decode=decode is not None,
+            attempts=self.attempt,
         )
 
 
@@ -140,9 +153,15 @@ class Workflow:
 
     namespace: str
     id: str
+    serial: int  # order of arrival
+    tenant: Tenant
     budget: int  # tokens, 0 = none
     ttl: float  # seconds
+    opened_at: float
     touched_at: float
+    priority: int = 0  # within its tenant, higher first
+    deadline: float | None = None  # for all of its calls
+    work: float = 0.0  # left to do, in the units of estimates.py
     calls: dict[str, Call] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)  # of every id ever used, released ones too
     unfinished: int = 0

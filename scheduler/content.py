@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from hashlib import blake2b
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import NO_TOKEN
@@ -15,7 +16,8 @@ from pavane.scheduler.spec import DecodeSpec, Failure, Finish, TokensAdded, Top
 def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[TokensAdded | None, Finish | Failure | None]:
     """Takes the token with number `index` of the content: what to tell, and how the content ends, if it does.
 
-    Of several ends that fall on one token a stop string comes before the constraint's, and that before max_tokens.
+    Of several ends that fall on one token a stop string comes before the constraint's, and that before max_tokens and
+    sealing.
     """
     decode = call.spec.decode
     assert decode is not None
@@ -47,7 +49,7 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
         return added, Finish.CONSTRAINT if constraint.satisfied else _nothing_allowed(call)
     if call.generated == call.max_tokens:
         return added, Finish.FORCED if decode.forced else Finish.LENGTH
-    return added, None
+    return added, Finish.SEALED if call.to_be_sealed else None
 
 
 def _append(cache: GraphCache, call: Call, decode: DecodeSpec, taken: Taken) -> None:
@@ -101,6 +103,19 @@ def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
         call.top[same:] = [Top()] * (len(keep) - same)
     call.content_end = len(call.tokens)
     cache.append(call.span.node, keep[same:], call)
+
+
+def restart(cache: GraphCache, call: Call) -> None:
+    """Another attempt at the content, with a seed of its own that follows from the one before."""
+    assert call.span is not None
+    last = call.tokens[call.content_begin - 1]
+    cut_content(cache, call, ())
+    cache.truncate(call.span.node, call.content_begin - 1)  # its row is where the content begins
+    cache.append(call.span.node, [last], call)
+    call.generated = 0
+    call.edits = call.matcher = None
+    call.attempt += 1
+    call.seed = int.from_bytes(blake2b(call.seed.to_bytes(8, "little"), digest_size=8).digest(), "little")
 
 
 def seal(cache: GraphCache, call: Call, finish: Finish) -> None:

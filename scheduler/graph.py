@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import CallSpec
+from pavane.scheduler.tenants import Tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,28 @@ class Limits:
 class Graph:
     """Owns all workflows and calls. Checks a submission whole before it links any of it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tenants: Tenants) -> None:
         self.limits = limits
+        self.tenants = tenants
         self.workflows: dict[tuple[str, str], Workflow] = {}
         self.unfinished = 0
         self._serial = 0
 
     def open(self, namespace: str, workflow_id: str, ttl: float, now: float) -> Workflow:
         """The workflow, new or as it is."""
-        workflow = self.workflows.setdefault(
-            (namespace, workflow_id), Workflow(namespace, workflow_id, budget=0, ttl=ttl, touched_at=now)
-        )
+        workflow = self.workflows.get((namespace, workflow_id))
+        if workflow is None:
+            self._serial += 1
+            tenant = self.tenants.get(namespace)
+            workflow = Workflow(namespace, workflow_id, self._serial, tenant, 0, ttl, opened_at=now, touched_at=now)
+            self.workflows[workflow.key] = workflow
+            tenant.workflows += 1
         workflow.touched_at = now
         return workflow
+
+    def forget(self, workflow: Workflow) -> None:
+        del self.workflows[workflow.key]
+        workflow.tenant.workflows -= 1
 
     def workflow(self, namespace: str, workflow_id: str) -> Workflow:
         found = self.workflows.get((namespace, workflow_id))
@@ -201,7 +211,7 @@ class Graph:
 
     def _link(self, workflow: Workflow, spec: CallSpec, now: float) -> Call:
         self._serial += 1
-        call = Call(spec, workflow, self._serial, now)
+        call = Call(spec, workflow, self._serial, now, seed=spec.decode.seed if spec.decode else 0)
         names = [parent.id for parent in spec.parents]
         if spec.copy_of is not None and spec.copy_of not in names:
             names.append(spec.copy_of)
@@ -210,7 +220,7 @@ class Graph:
             call.parents.append(parent)
             parent.unfinished_readers += 1
             parent.children[call] = None
-            call.pending += not parent.encoded
+            call.pending += not parent.promised
         workflow.calls[spec.id] = call
         workflow.digests[spec.id] = spec.digest
         workflow.unfinished += 1

@@ -56,7 +56,7 @@ def make_samples(samples: Sequence[Sample], text: TextRules) -> Samples:
         top_p=np.array([d.top_p for d in specs if d], dtype=np.float32),
         top_k=np.array([d.top_k for d in specs if d], dtype=np.int32),
         min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
-        seeds=np.array([d.seed for d in specs if d], dtype=np.uint64),
+        seeds=np.array([s.call.seed for s in samples], dtype=np.uint64),
         counters=np.array([s.index for s in samples], dtype=np.int64),
         repetition=np.array([e.repetition if e is not None else 1.0 for e in edits], dtype=np.float32),
         seen_indptr=_indptr(n, seen),

@@ -33,6 +33,7 @@ class Finish(StrEnum):
     LENGTH = "length"
     CONSTRAINT = "constraint"
     FORCED = "forced"
+    SEALED = "sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class CallSpec:
     exact: bool = False
     start: int | None = None
     timeout: float | None = None  # seconds
+    max_attempts: int = 1
 
     @property
     def lazy(self) -> bool:
@@ -176,6 +178,7 @@ class Outcome:
     receipt: Receipt = field(default_factory=Receipt)
     failure: Failure | None = None
     decode: bool = False
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,15 @@ class TokensAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """What was generated so far is void: attempt number `attempt` begins, because of `failure`."""
+
+    id: str
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     id: str
     outcome: Outcome
@@ -207,4 +219,4 @@ class Closed:
     total: Receipt
 
 
-Event = StateChanged | TokensAdded | Ended | Closed
+Event = StateChanged | TokensAdded | Restarted | Ended | Closed

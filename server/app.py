@@ -160,6 +160,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         max_running=config.max_num_seqs,
         token_budget=config.max_num_batched_tokens,
         share=not config.batch_invariant,
+        policy=config.scheduling_policy,
     )
     metrics = Metrics(scheduler)
     journals = Journals(tokenizer)

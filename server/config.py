@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pavane.models.hub import is_hub_id
+from pavane.scheduler.scheduler import POLICIES
 
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
@@ -40,6 +41,11 @@ class ServerConfig:
     num_slots: int = _flag(16_384, "token slots of the KV pool")
     max_num_seqs: int = _flag(64, "calls that run at the same time, at most")
     max_num_batched_tokens: int = _flag(512, "tokens that one step encodes, at most")
+    scheduling_policy: str = _flag(
+        "graph",
+        "what runs first: graph weighs tenants, priorities and what is left of each workflow; fcfs goes by arrival",
+        POLICIES,
+    )
     max_unfinished_calls: int = _flag(
         16_384, "calls accepted and not ended, at most; beyond, Submit is refused for now"
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from support.harness import FakeRunner, Harness, decode, prefill
+from support.harness import FakeRunner, Harness, NoText, decode, prefill
 
 from pavane.scheduler.calls import Call
 from pavane.scheduler.errors import Reason, RequestError
@@ -154,7 +154,7 @@ def test_too_large() -> None:
     assert error.value.reason is Reason.TOO_LARGE
     assert error.value.retry_after is None
     limits = Limits(512, 100, 97, max_messages=2, max_parents=1)
-    h.scheduler = Scheduler(h.cache, limits, h.scheduler._text)
+    h.scheduler = Scheduler(h.cache, limits, NoText())
     h.scheduler.open("", "w", 0, 1e9, 0.0)
     h.submit(prefill("a", text(1, 3)), prefill("b", text(2, 3)))
     with pytest.raises(RequestError, match="at most 2 messages") as error:
@@ -259,11 +259,11 @@ def test_a_thousand_calls_leave_no_references() -> None:
     assert len(h.ended) == 1000
     assert list(scheduler.graph.workflows) == [("", "w")]
     assert scheduler.graph.unfinished == 0
-    assert len(scheduler._deadlines) <= 64
-    assert len(scheduler._queue) <= 64
+    assert len(scheduler._expiry._deadlines) <= 64
+    assert scheduler._states.order.first() is None
     assert not scheduler.running
-    assert not scheduler._ready
-    assert not scheduler._events
+    assert not scheduler._states.ready
+    assert not scheduler._states._events
     h.cache.evict(300)
     assert h.cache.contexts == {}
     assert h.cache.pool.free == 300

@@ -12,6 +12,7 @@ from support.harness import Harness, decode, prefill
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.scheduler import POLICIES
 from pavane.scheduler.spec import CallSpec, Outcome, ParentSpec, State
 
 WORKFLOWS = [("", "w"), ("", "v"), ("tenant", "w")]
@@ -50,6 +51,7 @@ class Driver:
             batch_invariant=rng.random() < 0.25,
             max_running=rng.choice([1, 3, 8]),
             token_budget=rng.choice([1, 3, 8, 32, 200]) if not chatty else 200,
+            policy=rng.choice(POLICIES),
         )
         self.s = self.h.scheduler
         self.batch: Batch | None = None

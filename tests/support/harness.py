@@ -133,6 +133,7 @@ class Harness:
     now: float = 0.0
     ended: dict[str, Outcome] = field(default_factory=dict)
     check: bool = True
+    policy: str = "fcfs"
     ahead: bool = False  # steps may begin before the ones before are committed
     steps_ahead: int = 0
     _flying: tuple[Ahead, StepResult | RuntimeError] | None = None
@@ -147,6 +148,7 @@ class Harness:
             max_running=self.max_running,
             token_budget=self.token_budget,
             share=not self.batch_invariant,
+            policy=self.policy,
         )
         self.scheduler.open("", "w", 0, 1e9, self.now)
 
@@ -186,7 +188,7 @@ class Harness:
 
     def check_moved_on(self, batch: Batch) -> None:
         """A batch that was made from the one before is the one that would be made from nothing."""
-        step = self.scheduler._step
+        step = self.scheduler._steps.step
         assert step is not None
         if not self.check:
             return

@@ -1,0 +1,59 @@
+"""How much work is left: of a call, with what waits for it, of its workflow. The unit is one token of a prompt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from pavane.scheduler.calls import Call
+
+DECODED = 16.0  # a generated token costs a step of its own; in prompts, tokens share one
+PRIOR, PRIOR_WEIGHT = 0.6, 8.0  # of max_tokens is generated, until it is known better
+MOST_UPDATES = 64  # ancestors that one new call may change
+
+
+class Estimates:
+    """Lengths are guessed from max_tokens, times what was observed of it: one mean per tenant and magnitude."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], tuple[float, float]] = defaultdict(
+            lambda: (PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT)
+        )
+
+    def length(self, namespace: str, max_tokens: int) -> float:
+        total, count = self._seen[namespace, max_tokens.bit_length()]
+        return max_tokens * total / count
+
+    def observe(self, call: Call) -> None:
+        """The call has ended well."""
+        if call.max_tokens and call.spec.decode is not None and not call.spec.decode.forced:
+            key = call.workflow.namespace, call.max_tokens.bit_length()
+            total, count = self._seen[key]
+            keep = 1.0 if count < 256 else 255 / 256  # later ones count more, slowly
+            self._seen[key] = total * keep + call.generated / call.max_tokens, count * keep + 1.0
+
+    def work(self, call: Call, limit: int) -> float:
+        """Of the call alone; `limit` stands for a max_tokens that is not given."""
+        decode = call.spec.decode
+        if decode is None:
+            return 0.0 if call.spec.lazy else float(len(call.spec.tokens))
+        exact = len(decode.forced)
+        tokens = exact or self.length(call.workflow.namespace, min(decode.max_tokens or limit, limit))
+        return len(call.spec.tokens) + DECODED * tokens
+
+    def link(self, call: Call, limit: int) -> None:
+        """A new call: its workflow has more to do, and those above it a longer chain below them."""
+        call.work = call.chain = self.work(call, limit)
+        call.workflow.work += call.work
+        updates = MOST_UPDATES
+        longer = [call]
+        while longer and updates:
+            below = longer.pop()
+            for parent in below.parents:
+                if not parent.state.ended and parent.work + below.chain > parent.chain and updates:
+                    updates -= 1
+                    parent.chain = parent.work + below.chain
+                    longer.append(parent)
+
+    def unlink(self, call: Call) -> None:
+        """The call has ended."""
+        call.workflow.work = max(0.0, call.workflow.work - call.work)

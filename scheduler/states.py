@@ -1,0 +1,189 @@
+"""Which call is in which state, and the one way out. Owner of the running and the waiting calls, and of the events."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from pavane.cache import GraphCache
+from pavane.scheduler.calls import Call, Workflow
+from pavane.scheduler.errors import Reason
+from pavane.scheduler.estimates import Estimates
+from pavane.scheduler.graph import Graph
+from pavane.scheduler.order import Order
+from pavane.scheduler.spec import Ended, Event, Failure, State, StateChanged
+from pavane.scheduler.tenants import Tenants
+
+
+class States:
+    """`ready` are calls whose parents are complete and that nobody has resolved yet."""
+
+    def __init__(self, cache: GraphCache, graph: Graph, tenants: Tenants, order: Order) -> None:
+        self.cache = cache
+        self.graph = graph
+        self.tenants = tenants
+        self.order = order
+        self.estimates = Estimates()
+        self.running: dict[Call, None] = {}
+        self.counts: Counter[State] = Counter()  # calls that are, or have ended, in each state
+        self.ready: deque[Call] = deque()
+        self.seconds_per_call = 1.0
+        self._events: dict[tuple[str, str], list[Event]] = {}
+
+    def accept(self, call: Call, limit: int) -> None:
+        """A new call, BLOCKED. `limit`: see Estimates.work."""
+        decode, tenant = call.spec.decode, call.workflow.tenant
+        self.counts[State.BLOCKED] += 1
+        call.stored = len(call.spec.tokens) + (
+            len(decode.forced) or decode.max_tokens or 0 if decode is not None else 0
+        )
+        tenant.unfinished += 1
+        tenant.stored_tokens += call.stored
+        self.estimates.link(call, limit)
+
+    def enter(self, call: Call, state: State) -> None:
+        self.move(call, state)
+        self.announce(call)
+
+    def move(self, call: Call, state: State) -> None:
+        tenant = call.workflow.tenant
+        if call.state is State.RUNNING:
+            del self.running[call]
+            tenant.running -= 1
+        elif call.state is State.QUEUED:
+            self.order.remove(call)
+            tenant.waiting -= 1
+        if state is State.QUEUED:
+            self.tenants.joins(tenant)
+        was_running = call.state is State.RUNNING
+        self.counts[call.state] -= 1
+        self.counts[state] += 1
+        call.state = state
+        if state is State.RUNNING:
+            self.running[call] = None
+            tenant.running += 1
+        elif state is State.QUEUED:
+            tenant.waiting += 1
+            self.order.push(call)
+        if was_running:
+            self.order.free(tenant)
+
+    def encoded(self, call: Call) -> None:
+        """The call's message is complete, or will be with the step that is being put together."""
+        call.encoded = True
+        if call.promised:
+            return
+        call.promised = True
+        for child in call.children:
+            child.pending -= 1
+            if child.pending == 0 and not child.state.ended:
+                self.ready.append(child)
+
+    # ---- ends
+
+    def end(
+        self, call: Call, state: State, now: float, failure: Failure | None = None, spare: set[Call] | None = None
+    ) -> None:
+        """Unless DONE, what waits for the call fails too, but for the calls in `spare`."""
+        pending = [(call, state, failure)]
+        while pending:
+            call, state, failure = pending.pop()
+            if call.state.ended:
+                continue
+            self.let_go_of_needs(call)
+            for use in call.uses:
+                if use.exact:
+                    self.cache.release(use.span)
+            call.ended_at = now
+            call.failure = failure
+            if state is not State.DONE and call.span is not None:
+                self.cache.release(call.span)
+                call.span = None
+            self.move(call, state)
+            self._count_out(call, state, now)
+            outcome = call.outcome(now)
+            call.workflow.total = call.workflow.total.plus(outcome.receipt)
+            self.publish(call, Ended(call.id, outcome))
+            if state is not State.DONE:
+                pending.extend(
+                    (child, State.FAILED, because_of(call)) for child in call.children if child not in (spare or ())
+                )
+            call.visible = []
+            call.edits = None
+            self._let_go_of_parents(call)
+
+    def end_all(self, calls: Iterable[Call], state: State, failure: Failure, now: float) -> list[Call]:
+        """Those of `calls` that have not ended, each for the same reason; returns them."""
+        unfinished = [call for call in calls if not call.state.ended]
+        spare = set(unfinished)
+        for call in unfinished:
+            self.end(call, state, now, failure, spare=spare)
+        return unfinished
+
+    def let_go_of_needs(self, call: Call) -> None:
+        if call.needs:
+            self.cache.abandon(call.needs, call)
+            call.needs = []
+
+    def release(self, call: Call) -> None:
+        """Nobody may name the message any more; its encoding goes with its last reader."""
+        call.released = True
+        if not call.state.ended:
+            return
+        if call.workflow.calls.pop(call.id, None) is not None:
+            call.workflow.tenant.stored_tokens -= call.stored
+        if call.unfinished_readers == 0 and call.span is not None:
+            self.cache.release(call.span)
+            call.span = None
+
+    def _count_out(self, call: Call, state: State, now: float) -> None:
+        workflow = call.workflow
+        workflow.unfinished -= 1
+        workflow.touched_at = now
+        workflow.tenant.unfinished -= 1
+        self.graph.unfinished -= 1
+        stored = len(call.tokens) if state is State.DONE else 0
+        workflow.tenant.stored_tokens += stored - call.stored
+        call.stored = stored
+        self.estimates.unlink(call)
+        self.order.changed(workflow)
+        if state is State.DONE:
+            self.estimates.observe(call)
+            if call.started_at is not None:
+                self.seconds_per_call += 0.05 * (now - call.started_at - self.seconds_per_call)
+
+    def _let_go_of_parents(self, call: Call) -> None:
+        last_uses = {edge.id for edge in call.spec.parents if edge.last_use}
+        for parent in call.parents:
+            parent.unfinished_readers -= 1
+            parent.children.pop(call, None)
+            if parent.id in last_uses:
+                parent.released = True
+            if parent.released:
+                self.release(parent)
+        call.parents = []
+        if call.released:
+            self.release(call)
+
+    # ---- telling
+
+    def announce(self, call: Call) -> None:
+        self.publish(call, StateChanged(call.id, call.state))
+
+    def publish(self, call: Call, event: Event) -> None:
+        self.tell(call.workflow, event)
+
+    def tell(self, workflow: Workflow, event: Event) -> None:
+        self._events.setdefault(workflow.key, []).append(event)
+
+    def take_events(self) -> dict[tuple[str, str], list[Event]]:
+        """What has happened since the last time, by workflow (namespace, id)."""
+        events, self._events = self._events, {}
+        return events
+
+
+def because_of(parent: Call) -> Failure:
+    if parent.state is State.CANCELLED:
+        return Failure(Reason.PARENT_CANCELLED, f"parent {parent.id!r} was cancelled", (parent.id,))
+    why = parent.failure.text if parent.failure is not None else "unknown"
+    return Failure(Reason.PARENT_FAILED, f"parent {parent.id!r} failed: {why}", (parent.id,))

@@ -1,0 +1,303 @@
+"""The steps: what each computes, and what its result means for the calls in it.
+
+A call runs while it holds its locks, and gives them back when it ends or is preempted. Running decodes go first, then,
+in the order of the policy, what has prompts to encode: running calls and waiting ones that find room.
+"""
+
+from __future__ import annotations
+
+from pavane.cache import GraphCache, NeverFitsError, Node
+from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
+from pavane.scheduler.batches import Ahead, BatchMaker
+from pavane.scheduler.calls import Call
+from pavane.scheduler.content import restart, seal, take
+from pavane.scheduler.encode import RUN, encode, grow
+from pavane.scheduler.errors import Reason
+from pavane.scheduler.estimates import DECODED
+from pavane.scheduler.order import Key
+from pavane.scheduler.plan import Sample, Step
+from pavane.scheduler.readiness import Readiness
+from pavane.scheduler.resolve import inputs
+from pavane.scheduler.samples import Taken, taken_tokens
+from pavane.scheduler.spec import Failure, Finish, Restarted, State
+from pavane.scheduler.states import States
+from pavane.scheduler.text import TextRules
+from pavane.scheduler.yielding import Yielding
+
+PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
+MENDS_PER_HOLE = 4  # how often a call may encode again, piece by piece, what eviction keeps taking
+
+
+class Steps:
+    """See the module's docstring. At most one step is open: between `schedule` (or `adopt`) and `commit`."""
+
+    def __init__(
+        self, states: States, readiness: Readiness, text: TextRules, *, max_running: int, token_budget: int, share: bool
+    ) -> None:
+        self.step: Step | None = None
+        self.touched: dict[Call, None] = {}  # had rows in the step that was committed last
+        self._states = states
+        self._readiness = readiness
+        self._max_running = max_running
+        self._token_budget = token_budget
+        self._batches = BatchMaker(text, bos=int(states.cache.bos_id is not None), share=share)
+        self._yielding = Yielding(states, max_running)
+
+    @property
+    def _cache(self) -> GraphCache:
+        return self._states.cache
+
+    # ---- putting one together
+
+    def schedule(self, now: float) -> Batch | None:
+        """The next step, or None if there is nothing to compute now."""
+        assert self.step is None, "the last step was not committed"
+        order = self._states.order
+        for call in self._yielding.to_others():
+            self._preempt(call)
+        while True:
+            step = self.step = self._open()
+            calls = sorted(((not c.generated, order.key(c), c) for c in self._states.running), key=_first_two)
+            moved = True
+            while moved and step.budget > 0:
+                moved = False
+                for new, key, call in calls:
+                    if new:
+                        moved |= self._admit(step, now, before=key)
+                    if call.state is State.RUNNING and call not in step.busy and not call.encoded:
+                        moved |= self._advance(call, step, now)
+                moved |= self._admit(step, now)
+                if moved:  # calls that were admitted, too
+                    known = {entry[2] for entry in calls}
+                    calls += [(True, order.key(c), c) for c in self._states.running if c not in known]
+            if step.items:
+                return self._batches.make(step)
+            self.step = None
+            if not step.finishing and not step.mended:
+                return None
+            for call in step.mended:
+                self._park(call)
+            for call in step.finishing:  # found complete: nothing had to be computed
+                self._finish(call, now)
+
+    def ahead(self) -> Ahead | None:
+        """What may run right after the step that runs now and before that is committed; None if nothing may."""
+        step, states = self.step, self._states
+        if step is None or states.counts[State.QUEUED] or step.finishing or step.mended:
+            return None
+        return self._batches.ahead(step) if len(step.items) == len(states.running) else None
+
+    def adopt(self, ahead: Ahead, now: float) -> list[int]:
+        """The next step is `ahead`, which runs already: the numbers of those of its samples that count."""
+        assert self.step is None, "the last step was not committed"
+        step = self.step = self._open()
+        kept = []
+        for i, item in enumerate(ahead.items):
+            call, node = item.call, item.tail
+            if call.state is not State.RUNNING or call.sealed or call.span is None or call.span.node is not node:
+                continue
+            if (node.lo + node.filled, node.hi) == (item.lo, item.hi):
+                self._advance(call, step, now)
+                kept.append(i)
+        self._batches.adopt(ahead, step.items)
+        if not kept:
+            self.step = None
+        return kept
+
+    def _open(self) -> Step:
+        return Step(self._token_budget, PAIRS_PER_ROW * self._token_budget)
+
+    def _advance(self, call: Call, step: Step, now: float) -> bool:
+        """Schedules what the call can compute next. True if anything moved."""
+        assert call.span is not None
+        for span in call.needs[-1:] if call.inputs_ready else list(call.needs):
+            for node in span.nodes():
+                if node.complete:
+                    continue
+                if node.owner is None:  # who computed it has stopped, and what it reads is not locked any more
+                    if call not in step.busy:
+                        self._park(call)
+                    return True
+                count = min(step.room(node), len(node) - node.filled)
+                if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
+                    return call in step.busy
+                item = encode(self._cache, call, node, count, step)
+                if node.filled < len(node):
+                    return True
+                call.inputs_ready = node is call.span.node
+                if call.inputs_ready and not call.sealed:
+                    index = call.content_end - call.content_begin
+                    decode = call.spec.decode
+                    forced = decode.forced[index] if decode and decode.forced else NO_TOKEN
+                    step.samples.append(Sample(call, item, node.hi - 1, index, forced))
+        if call.mending:
+            step.mended[call] = None
+            return call in step.busy
+        if call.sealed and call.span.node.complete:
+            step.finishing.append(call)
+            self._encoded(call, now)
+            return True
+        return call in step.busy
+
+    def _encoded(self, call: Call, now: float) -> None:
+        self._states.encoded(call)
+        for lazy in self._readiness.resolve(now, self.step):
+            self._finish(lazy, now)
+
+    # ---- room
+
+    def _admit(self, step: Step, now: float, before: Key | None = None) -> bool:
+        """Starts waiting calls in order, as long as the next one finds room, or those whose key is less than `before`.
+        True if any did."""
+        states, moved = self._states, False
+        while len(states.running) < self._max_running and step.budget > 0:
+            call = states.order.first()
+            if call is None or (before is not None and states.order.key(call) >= before):
+                break
+            try:
+                if not self._start(call):
+                    break
+            except NeverFitsError as error:
+                text = (
+                    f"call {call.id!r} needs {error.needed} token slots at once, with all that has to be encoded again "
+                    f"for it, and the server has {error.size}; use a server with more --num-slots"
+                )
+                states.end(call, State.FAILED, now, Failure(Reason.NEVER_FITS, text, (call.id,)))
+                continue
+            states.tenants.floor = max(states.tenants.floor, call.workflow.tenant.service)
+            states.enter(call, State.RUNNING)
+            call.started_at = call.started_at if call.started_at is not None else now
+            moved = True
+            self._advance(call, step, now)
+        return moved
+
+    def _start(self, call: Call) -> bool:
+        assert call.span is not None
+        needs = self._cache.requirements([*inputs(call), call.span])
+        own = needs[-1].node
+        spare = 0
+        if call.spec.decode is not None and not call.sealed and not own.complete:
+            spare = min(RUN, call.max_tokens - call.generated)
+        try:
+            if not self._cache.acquire(needs, call, spare=spare):
+                return False
+        except NeverFitsError:
+            # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
+            holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
+            call.mends += 1
+            if not holes or call.mends > MENDS_PER_HOLE * len(needs):
+                raise
+            needs = self._cache.requirements(holes[:1])
+            if not self._cache.acquire(needs, call):
+                return False
+            call.mending = True
+        call.needs = needs
+        return True
+
+    def _make_room(self, call: Call, node: Node, step: Step) -> bool:
+        """Slots for the tokens of a running decode, at the expense of later calls if need be."""
+        assert call.span is not None
+        if node is not call.span.node or call.spec.decode is None:
+            return True
+        if grow(self._cache, call, node):
+            return True
+        key = self._states.order.key
+        while True:
+            others = [c for c in self._states.running if c is not call and c not in step.busy and not c.encoded]
+            victim = max(others, key=key, default=None)
+            if victim is None or key(victim) < key(call):
+                self._preempt(call)
+                return False
+            self._preempt(victim)
+            if self._cache.grow(node, len(node)):
+                return True
+
+    def _preempt(self, call: Call) -> None:
+        self._park(call)
+        call.preemptions += 1
+
+    def _park(self, call: Call) -> None:
+        """Back to waiting, without locks; what it has computed stays as cache until somebody needs the room."""
+        self._states.let_go_of_needs(call)
+        call.inputs_ready = call.mending = False
+        self._states.enter(call, State.QUEUED)
+
+    # ---- what came of it
+
+    def commit(self, result: StepResult, now: float) -> None:
+        step = self._close()
+        for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
+            if sample.call.state is State.RUNNING:
+                self._take(sample, taken, now)
+        for call in step.mended:
+            if call.state is State.RUNNING:
+                self._park(call)
+        for call in step.finishing:
+            if not call.state.ended:
+                self._finish(call, now)
+
+    def fail(self, text: str, now: float) -> None:
+        """The step has failed: so have its calls, but for those that may try again; these go back to waiting."""
+        step = self._close()
+        for item in step.items:
+            self._cache.unfill(item.tail, item.lo)
+        failure = Failure(Reason.RUNNER_FAILED, text)
+        for call in [item.call for item in step.items] + step.finishing:
+            if call.state.ended:
+                continue
+            if call.spec.lazy:  # nothing was computed for it, and its parents have not failed
+                self._finish(call, now)
+                continue
+            call.encoded = False
+            if call.attempt >= call.spec.max_attempts:
+                self._states.end(call, State.FAILED, now, failure)
+            elif call.state is State.RUNNING:  # not twice
+                call.attempt += 1
+                self._park(call)
+
+    def _close(self) -> Step:
+        step, self.step = self.step, None
+        assert step is not None
+        tenants = self._states.tenants
+        sampled = {id(sample.item) for sample in step.samples}
+        for item in step.items:
+            tenants.charge(item.call.workflow.tenant, DECODED if id(item) in sampled else item.rows)
+        self.touched = dict.fromkeys(step.busy)
+        return step
+
+    def _take(self, sample: Sample, taken: Taken, now: float) -> None:
+        call = sample.call
+        if call.first_token_at is None:
+            call.first_token_at = now
+        added, end = take(self._cache, call, sample.index, taken)
+        if added is not None:
+            self._states.publish(call, added)
+        if not isinstance(end, Failure):
+            if end is not None:
+                self.seal(call, end, now)
+        elif call.attempt < call.spec.max_attempts:
+            restart(self._cache, call)
+            self._readiness.begin(call)
+            self._states.publish(call, Restarted(call.id, call.attempt, end))
+        else:
+            self._states.end(call, State.FAILED, now, end)
+
+    def seal(self, call: Call, finish: Finish, now: float) -> None:
+        """The content of a running decode ends here."""
+        seal(self._cache, call, finish)
+        assert call.span is not None
+        if call.span.node.complete:
+            self._encoded(call, now)
+            self._finish(call, now)
+
+    def _finish(self, call: Call, now: float) -> None:
+        decode = call.spec.decode
+        if decode is not None and call.span is not None and not call.span.node.indexed:
+            call.span = self._cache.seal(call.span, call.needs)
+        if decode is not None and call.first_token_at is None:
+            call.first_token_at = now
+        self._states.end(call, State.DONE, now)
+
+
+def _first_two(entry: tuple[bool, Key, Call]) -> tuple[bool, Key]:
+    return entry[:2]
