@@ -89,6 +89,28 @@ class DecodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """What is known of a message's future. `readers`: that many calls will read it that are not submitted yet. `ttl`:
+    seconds after its end in which it can be named. `pin`: its encoding is the last to be evicted."""
+
+    pin: bool = False
+    ttl: float | None = None
+    readers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """As a parent: the first `need` of `members` that are done, in the order of `members`. With `cancel_rest` the
+    others are cancelled then."""
+
+    id: str
+    digest: bytes
+    members: tuple[str, ...]
+    need: int
+    cancel_rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CallSpec:
     """One call. `tokens` is the whole text of a Prefill or the header of a Decode; `exact` the call's own fidelity."""
 
@@ -102,6 +124,7 @@ class CallSpec:
     start: int | None = None
     timeout: float | None = None  # seconds
     max_attempts: int = 1
+    retention: Retention = Retention()
 
     @property
     def lazy(self) -> bool:
