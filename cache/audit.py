@@ -35,12 +35,15 @@ def audit(cache: GraphCache, retained: Iterable[Span] = (), held: Iterable[Span]
 
     used = cache.pool.free_extents()
     idle_slots = 0
+    slots_held: Counter[str] = Counter()
     seen: set[Node] = set()
     for context in cache.contexts.values():
         for node in _walk(context):
             seen.add(node)
             _check_node(cache, node)
             used.extend(node.extents or ())
+            if node.extents is not None:
+                slots_held[context.namespace] += length_of(node.extents)
             _same("refs", node.refs, refs[node], node)
             _same("readers", node.readers, readers[node], node)
             _same("locks", node.locks, locks[node], node)
@@ -54,6 +57,7 @@ def audit(cache: GraphCache, retained: Iterable[Span] = (), held: Iterable[Span]
         if lost:
             raise AuditError(f"{what} but in no tree: depth {lost[0].lo}..{lost[0].hi}")
     _same("idle slots", cache.idle_slots, idle_slots)
+    _same("slots by namespace", dict(cache.slots_held), dict(slots_held))
     _same("idle nodes", sum(map(len, cache._idle)), sum(1 for n in seen if n.extents is not None and n.locks == 0))
     _same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
     end = 0

@@ -9,14 +9,16 @@ is any object.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
+from typing import Literal
 
 from pavane.cache.nodes import KEY_BYTES, Context, Member, Node, Position, Span
-from pavane.cache.slots import SlotPool, cut, join, length_of
+from pavane.cache.slots import Extent, SlotPool, cut, join, length_of
 
 BOS_START = -1
+OnChange = Callable[[Literal["stored", "evicted"], Node, int], None]
 
 
 class NeverFitsError(Exception):
@@ -45,6 +47,9 @@ class GraphCache:
         # Nodes with KV that no running call uses, oldest first: those without and those with readers.
         self._idle: tuple[OrderedDict[Node, None], OrderedDict[Node, None]] = (OrderedDict(), OrderedDict())
         self.idle_slots = 0
+        self.slots_held: Counter[str] = Counter()  # by namespace; those of none are free
+        # Told of a node whose KV is complete, or gone, and of how many tokens; of a running decode at its end.
+        self.on_change: OnChange | None = None
 
     # ---- structure
 
@@ -74,7 +79,7 @@ class GraphCache:
         key = blake2b(self._root_key(namespace) + repr(signature).encode(), digest_size=KEY_BYTES).digest()
         context = self.contexts.get(key)
         if context is None:
-            context = Context(key, start - frame, tuple(members), signature)
+            context = Context(namespace, key, start - frame, tuple(members), signature)
             self.contexts[key] = context
             for member in members:
                 for node in member.span.upwards():
@@ -190,6 +195,8 @@ class GraphCache:
         first = max(0, min(count, node.filled - node.known))
         node.known = max(node.known, node.filled)
         if node.complete:
+            if node.indexed:
+                self._tell("stored", node, len(node))
             node.owner = None
         return first
 
@@ -198,6 +205,8 @@ class GraphCache:
         for part in list(Span(node, 0).upwards()):
             if part.hi <= depth:
                 break
+            if part.complete and part.indexed:
+                self._tell("evicted", part, min(len(part), part.hi - depth))
             part.filled = min(part.filled, max(0, depth - part.lo))
             part.known = min(part.known, max(0, depth - part.lo))
             if part.locks == 0 and part.attached:
@@ -249,6 +258,7 @@ class GraphCache:
                 self._fold(own, child, needs)
                 return Span(child, span.lo)
             self._fold(self._split(own, same), child, needs)
+        self._tell("stored", own, own.filled)
         return Span(own, span.lo)
 
     def trim(self, node: Node) -> None:
@@ -256,7 +266,7 @@ class GraphCache:
         keep, rest = cut(node.extents or [], len(node))
         if rest:
             node.extents = keep or None
-            self.pool.release(rest)
+            self._give_back(node, rest)
 
     # ---- eviction
 
@@ -277,7 +287,8 @@ class GraphCache:
         assert node.extents is not None
         self._remove_idle(node)
         freed = length_of(node.extents)
-        self.pool.release(node.extents)
+        self._tell("evicted", node, node.filled)
+        self._give_back(node, node.extents)
         node.extents = None
         node.filled = 0
         self._prune(node)
@@ -291,7 +302,7 @@ class GraphCache:
         if node.filled:
             self._split(node, node.filled)
         self._remove_idle(node)
-        self.pool.release(node.extents)
+        self._give_back(node, node.extents)
         node.extents = None
 
     # ---- parts
@@ -325,6 +336,18 @@ class GraphCache:
         after = before[-1].end if before else None
         extra = self.pool.allocate(capacity - length_of(have), after)
         node.extents = join(have, extra)
+        self.slots_held[node.context.namespace] += length_of(extra)
+
+    def _give_back(self, node: Node, extents: list[Extent]) -> None:
+        self.pool.release(extents)
+        namespace = node.context.namespace
+        self.slots_held[namespace] -= length_of(extents)
+        if not self.slots_held[namespace]:
+            del self.slots_held[namespace]
+
+    def _tell(self, kind: Literal["stored", "evicted"], node: Node, tokens: int) -> None:
+        if self.on_change is not None:
+            self.on_change(kind, node, tokens)
 
     def _attach(self, parent: Node, tokens: array[int]) -> Node:
         child = Node(parent.context, parent, parent.hi, tokens)
@@ -355,6 +378,8 @@ class GraphCache:
         node.known -= upper.known
         if upper.complete:
             upper.owner = None
+            if upper.indexed and not node.complete:
+                self._tell("stored", upper, at)
         if node in idle:
             idle[upper] = None
             if upper.extents is None or node.extents is None:  # only a whole node is idle and cut
@@ -378,7 +403,7 @@ class GraphCache:
             self._lock(Span(twin, twin.lo))
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
-            self.pool.release(own.extents)
+            self._give_back(own, own.extents)
 
     def _prune(self, node: Node) -> None:
         """Removes `node` and what it alone kept, if it has no KV, nobody who needs it, and nothing below it."""
@@ -414,7 +439,7 @@ class GraphCache:
         key = blake2b(self._root_key(namespace) + b"bos", digest_size=KEY_BYTES).digest()
         context = self.contexts.get(key)
         if context is None:
-            context = Context(key, BOS_START, (), None)
+            context = Context(namespace, key, BOS_START, (), None)
             self.contexts[key] = context
         return Member(self.extend(context.root, [self.bos_id]), BOS_START)
 

@@ -155,9 +155,10 @@ class Context:
     same frame, shifted.
     """
 
-    __slots__ = ("key", "members", "root", "signature", "start")
+    __slots__ = ("key", "members", "namespace", "root", "signature", "start")
 
-    def __init__(self, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
+    def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
+        self.namespace = namespace
         self.key = key
         self.start = start
         self.members = members
