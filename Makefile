@@ -63,7 +63,7 @@ $(PROTO_VENV)/.ready:
 PROTO_OUT ?= src
 protos: $(PROTO_VENV)/.ready
 	PATH=$(PROTO_VENV)/bin:$$PATH $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Isrc --python_out=$(PROTO_OUT) \
-		--grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) pavane/protos/v1/pavane.proto
+		--grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(addprefix pavane/protos/v1/,pavane.proto admin.proto)
 
 clean:
 	rm -rf $(VENV) $(PROTO_VENV) build *.egg-info src/*.egg-info

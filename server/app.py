@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -30,13 +31,18 @@ from pavane.models.cpu import cpu_forward
 from pavane.models.loader import LoadedModel, find_model, load_model
 from pavane.models.memory import check_fits
 from pavane.models.runner import ModelRunner
+from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
+from pavane.scheduler.cache_events import CacheEvents
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.graph import Limits
+from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Event
+from pavane.scheduler.tally import Tally
 from pavane.scheduler.text import StopMatcher
+from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.interceptor import ErrorInterceptor
@@ -52,6 +58,7 @@ log = logging.getLogger(__name__)
 
 MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
 SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
+ADMIN_SERVICE = "pavane.v1.AdminService"
 
 
 class _Text:
@@ -163,14 +170,21 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         policy=config.scheduling_policy,
     )
     metrics = Metrics(scheduler)
+    tally = Tally(monotonic())
     journals = Journals(tokenizer)
 
     def publish(events: dict[tuple[str, str], list[Event]]) -> None:
+        now = monotonic()
         for key, happened in events.items():
             metrics.record(key, happened)
+            tally.record(happened, now)
             journals.record(key, happened)
 
-    engine = Engine(scheduler, runner, publish, metrics.step)
+    def observe(rows: int, samples: int, seconds: float, forward: float) -> None:
+        metrics.step(rows, samples, seconds, forward)
+        tally.step(rows, seconds, forward, monotonic())
+
+    engine = Engine(scheduler, runner, publish, observe)
     converter = Converter(tokenizer, chat, bos_id, constraints)
     info = pb.GetServerInfoResponse(
         model=loaded.name,
@@ -184,10 +198,20 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         vocab_size=tokenizer.vocab_size,
         end_token_ids=sorted(chat.end_ids),
     )
+    admin = None
+    if is_served(config.admin, config.host):
+        limits = admin_pb2.Limits(
+            running=config.max_num_seqs,
+            step_tokens=config.max_num_batched_tokens,
+            unfinished=config.max_unfinished_calls,
+            model_len=max_model_len,
+        )
+        slot_bytes = _slot_bytes(loaded.config, config)
+        admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl)
-    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer))
+    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
 
 
 def _digest(loaded: LoadedModel) -> bytes:
@@ -220,14 +244,19 @@ def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) 
 
 def _check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:
     """That the KV pool and the table of rotations fit: the pool's memory is taken only while it is written."""
-    size = 4 if config.dtype == "float32" else 2
-    pool = 2 * model.num_layers * model.num_kv_heads * config.num_slots * model.head_dim * size
+    pool = config.num_slots * _slot_bytes(model, config)
     rotations = RopeTable.nbytes(positions + 1, model.head_dim)
     check_fits(
         f"--num-slots {config.num_slots} and {positions} positions take",
         pool + rotations,
         f"lower --num-slots ({pool / 1e9:.1f} GB) or --max-model-len ({rotations / 1e9:.1f} GB)",
     )
+
+
+def _slot_bytes(model: ModelConfig, config: ServerConfig) -> int:
+    """Of K and V of one token in all layers."""
+    size = 4 if config.dtype == "float32" else 2
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * size
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -245,7 +274,12 @@ def _check_address(config: ServerConfig) -> None:
 
 
 async def _listen(
-    config: ServerConfig, engine: Engine, metrics: Metrics, workflows: WorkflowService, models: ModelService
+    config: ServerConfig,
+    engine: Engine,
+    metrics: Metrics,
+    workflows: WorkflowService,
+    models: ModelService,
+    admin: AdminService | None,
 ) -> Server:
     size = config.max_message_mb * 2**20
     server = grpc.aio.server(
@@ -260,9 +294,13 @@ async def _listen(
     )
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
+    services: tuple[str, ...] = SERVICES
+    if admin is not None:
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        services = (*SERVICES, ADMIN_SERVICE)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(f"{config.host}:{config.port}")
     metrics_server, metrics_port = None, -1
     if config.metrics_port >= 0:
@@ -276,6 +314,6 @@ async def _listen(
         metrics_port = metrics_server.server_port
     task = engine.start()
     await server.start()
-    for service in ("", *SERVICES):
+    for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server)

@@ -14,6 +14,7 @@ from pavane.scheduler.scheduler import POLICIES
 
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
+ADMIN = ("auto", "on", "off")
 
 
 class ConfigError(ValueError):
@@ -36,6 +37,11 @@ class ServerConfig:
     host: str = _flag("127.0.0.1", "address to listen on")
     port: int = _flag(50051, "gRPC port; 0 takes a free one")
     metrics_port: int = _flag(9464, "port of /metrics; 0 takes a free one, -1 turns it off")
+    admin: str = _flag(
+        "auto",
+        "serve AdminService, which shows all namespaces to whoever reaches the port; auto: on loopback only",
+        ADMIN,
+    )
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
     max_model_len: int = _flag(0, "positions at most; 0: as many as the model was trained for")
     num_slots: int = _flag(16_384, "token slots of the KV pool")

@@ -241,6 +241,7 @@ class Wire:
 
     def __init__(self, channel: grpc.aio.Channel, workflow: str, namespace: str = "") -> None:
         self.id = workflow
+        self.namespace = namespace
         self.rpc: Any = rpc.WorkflowServiceStub(channel)
         self.models: Any = rpc.ModelServiceStub(channel)
         self._metadata = (("pavane-namespace", namespace),) if namespace else ()

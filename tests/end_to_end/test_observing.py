@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pavane.protos.v1 import pavane_pb2 as pb
 
-SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
+SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService", "pavane.v1.AdminService")
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
