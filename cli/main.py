@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "watch a debate twice, with and without reuse, on a small model of its own",
     "serve": "serve a model",
     "chat": "talk to a served model",
+    "top": "watch a server work",
     "run": "run a graph of calls from a YAML file",
     "bench": "measure",
 }
@@ -29,6 +30,7 @@ examples:
   pavane chat --system "You are brief."          talk to it
   pavane run debate.yaml --var problem="2+2?"    run a workflow, see what was reused
   pavane run debate.yaml --fidelity exact        the same as ordinary chat prompts
+  pavane top                                     calls, slots and reuse of a server, live
 
 `pavane COMMAND --help` explains one command.
 """

@@ -1,5 +1,6 @@
 """The Python client: needs grpcio and protobuf, nothing else. `Client` for asyncio, `SyncClient` without."""
 
+from pavane.clients.admin import Admin
 from pavane.clients.calls import DecodeOptions, PrefillOptions
 from pavane.clients.client import Client
 from pavane.clients.edges import Edge, Fidelity, Layout, Parent
@@ -25,6 +26,7 @@ from pavane.clients.sync import SyncClient, SyncMessage, SyncWorkflow
 from pavane.clients.workflow import Workflow
 
 __all__ = [
+    "Admin",
     "AlreadyExists",
     "CallCancelled",
     "CallFailed",

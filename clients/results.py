@@ -105,7 +105,8 @@ class ServerInfo:
     chat_format_report: str
 
 
-def _name(enum: EnumDescriptor, prefix: str, number: int) -> str:
+def enum_name(enum: EnumDescriptor, prefix: str, number: int) -> str:
+    """STATE_DONE is "done"; unspecified is ""."""
     # A newer server may know values that these stubs do not.
     known = enum.values_by_number.get(number)
     name = known.name.removeprefix(prefix).lower() if known else str(number)
@@ -126,7 +127,9 @@ def receipt(message: pb.Receipt) -> Receipt:
         first_token=seconds(message.first_token),
         total=seconds(message.total),
         parents=tuple(
-            ParentUse(p.id, p.placed_at, p.encoded_at, _name(pb.Fidelity.DESCRIPTOR, "FIDELITY_", p.fidelity), p.tokens)
+            ParentUse(
+                p.id, p.placed_at, p.encoded_at, enum_name(pb.Fidelity.DESCRIPTOR, "FIDELITY_", p.fidelity), p.tokens
+            )
             for p in message.parents
         ),
         preemptions=message.preemptions,
@@ -144,13 +147,13 @@ def result(message: pb.Message) -> Result:
     tokens = tuple(message.tokens)
     return Result(
         id=message.id,
-        state=_name(pb.State.DESCRIPTOR, "STATE_", message.state),
+        state=enum_name(pb.State.DESCRIPTOR, "STATE_", message.state),
         text=message.text,
         tokens=tokens,
         content=tokens[message.content_begin : message.content_end],
         logprobs=tuple(message.logprobs),
         start=message.start,
-        finish=_name(pb.FinishReason.DESCRIPTOR, "FINISH_REASON_", message.finish),
+        finish=enum_name(pb.FinishReason.DESCRIPTOR, "FINISH_REASON_", message.finish),
         seed=message.seed,
         receipt=receipt(message.receipt),
         error=message.error.text,
@@ -161,7 +164,7 @@ def result(message: pb.Message) -> Result:
 def call_error(message: pb.Message) -> CallFailed:
     """The exception for a message that failed or was cancelled."""
     kind = CallCancelled if message.state == pb.STATE_CANCELLED else CallFailed
-    state = _name(pb.State.DESCRIPTOR, "STATE_", message.state)
+    state = enum_name(pb.State.DESCRIPTOR, "STATE_", message.state)
     text = message.error.text or f"message {message.id!r} {'was cancelled' if state == 'cancelled' else 'failed'}"
     return kind(message.error.reason or state.upper(), text, message.error.ids or (message.id,), result(message))
 

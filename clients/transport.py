@@ -12,6 +12,7 @@ import grpc.aio
 
 from pavane.clients.errors import from_rpc_error
 from pavane.clients.retry import Backoff, RetryPolicy
+from pavane.protos.v1 import admin_pb2_grpc as admin_stubs
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as stubs
 
@@ -49,6 +50,7 @@ class Transport:
         self._channel = grpc.aio.insecure_channel(target, options=[*OPTIONS, *options])
         self.workflows = cast("stubs.WorkflowServiceAsyncStub", stubs.WorkflowServiceStub(self._channel))
         self.models = cast("stubs.ModelServiceAsyncStub", stubs.ModelServiceStub(self._channel))
+        self.admin = cast("admin_stubs.AdminServiceAsyncStub", admin_stubs.AdminServiceStub(self._channel))
 
     async def close(self) -> None:
         """Closes the channel; what is in flight breaks off."""
@@ -82,7 +84,14 @@ class Transport:
     async def watch(self, workflow: str, after: int) -> AsyncIterator[pb.WatchResponse]:
         """Events after a cursor, from one stream. Raises PavaneError when it breaks."""
         request = pb.WatchRequest(workflow_id=workflow, after=after)
-        call = self.workflows.Watch(request, metadata=self._metadata(workflow))
+        async for response in self.stream(self.workflows.Watch, request, workflow=workflow):
+            yield response
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Q, A], request: Q, *, workflow: str = ""
+    ) -> AsyncIterator[A]:
+        """The responses of one stream. Raises PavaneError when it breaks."""
+        call = method(request, metadata=self._metadata(workflow))
         try:
             async for response in call:
                 yield response
