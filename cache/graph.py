@@ -234,6 +234,11 @@ class GraphCache:
         node.filled = min(node.filled, length)
         node.known = min(node.known, length)
 
+    def rewind(self, node: Node, length: int, owner: object) -> None:
+        """The tokens of `node` from `length` on are to be computed again."""
+        node.filled = min(node.filled, length)
+        node.owner = owner
+
     def seal(self, span: Span, needs: list[Span]) -> Span:
         """The branch has its final tokens: lookups may find it. Where the tree already has the same tokens, those
         become part of its path and its own copy is given back. Returns the span, which may end elsewhere now; `needs`,

@@ -108,10 +108,8 @@ def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
 def restart(cache: GraphCache, call: Call) -> None:
     """Another attempt at the content, with a seed of its own that follows from the one before."""
     assert call.span is not None
-    last = call.tokens[call.content_begin - 1]
     cut_content(cache, call, ())
-    cache.truncate(call.span.node, call.content_begin - 1)  # its row is where the content begins
-    cache.append(call.span.node, [last], call)
+    cache.rewind(call.span.node, call.content_begin - 1, call)  # its row is where the content begins
     call.generated = 0
     call.edits = call.matcher = None
     call.attempt += 1
