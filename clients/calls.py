@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from pavane.clients.checks import UINT64, check_id, choice, duration, integer, string, token_ids
+from pavane.clients.checks import (
+    MAX_ATTEMPTS,
+    MAX_READERS,
+    UINT64,
+    check_id,
+    choice,
+    duration,
+    integer,
+    labels,
+    string,
+    token_ids,
+)
 from pavane.clients.edges import FIDELITIES, LAYOUTS, Edge, Fidelity, Layout, Parent
 from pavane.clients.sampling import SamplingOptions, derived_seed, sampling
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -21,6 +32,11 @@ class CallOptions(TypedDict, total=False):
     start: int | None  # position of the message's first token; default: right after the furthest end of all parents
     fidelity: Fidelity | None  # of the edges that have none of their own; default reuse
     timeout: float | None  # seconds from acceptance, the wait for parents included; default: none
+    max_attempts: int | None  # how often it may begin again if it fails by itself, up to 16; default 1
+    pin: bool  # its encoding is the last to be evicted
+    ttl: float | None  # seconds after its end in which it can be named; default: as long as the workflow
+    readers: int | None  # so many calls will read it that are not submitted yet
+    labels: Mapping[str, str] | None  # for people: come back with the message, and in the server's log
 
 
 class PrefillOptions(CallOptions, total=False):
@@ -132,7 +148,17 @@ def _call(message_id: str, parents: Sequence[Edge], options: CallOptions) -> pb.
     if (start := options.get("start")) is not None:
         call.start = integer("start", start, 2**31 - 1)
     if (timeout := options.get("timeout")) is not None:
-        call.timeout.CopyFrom(duration(timeout))
+        call.timeout.CopyFrom(duration("timeout", timeout))
+    if (attempts := options.get("max_attempts")) is not None:
+        call.max_attempts = integer("max_attempts", attempts, MAX_ATTEMPTS, least=1)
+    if options.get("pin"):
+        call.retention.pin = True
+    if (ttl := options.get("ttl")) is not None:
+        call.retention.ttl.CopyFrom(duration("ttl", ttl))
+    if (readers := options.get("readers")) is not None:
+        call.retention.readers = integer("readers", readers, MAX_READERS)
+    if (named := options.get("labels")) is not None:
+        call.labels.update(labels(named))
     return call
 
 

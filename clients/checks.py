@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
+INT32 = 2**31 - 1
 UINT32 = 2**32 - 1
 UINT64 = 2**64 - 1
+MAX_ATTEMPTS = 16
+MAX_READERS = 100_000
+MAX_LABELS, MAX_LABEL_CHARS = 16, 256
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _T = TypeVar("_T")
 
@@ -21,9 +25,11 @@ def check_id(what: str, value: str) -> str:
     return value
 
 
-def duration(value: float) -> Duration:
-    """Seconds as a protobuf Duration."""
-    nanos = round(number("a duration in seconds", value, 0.0) * 1e9)
+def duration(what: str, value: float) -> Duration:
+    """Seconds as a protobuf Duration. Raises TypeError or ValueError if that is not more than 0."""
+    nanos = round(number(what, value, float("-inf")) * 1e9)
+    if nanos <= 0:
+        raise ValueError(f"{what} must be more than 0 seconds, not {value!r}")
     return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
 
 
@@ -55,13 +61,29 @@ def string(what: str, value: object) -> str:
     return value
 
 
-def integer(what: str, value: object, most: int) -> int:
-    """`value`, if it is an integer from 0 to `most`. Raises TypeError or ValueError otherwise."""
+def integer(what: str, value: object, most: int, least: int = 0) -> int:
+    """`value`, if it is an integer from `least` to `most`. Raises TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what} must be an integer, not {value!r}")
-    if not 0 <= value <= most:
-        raise ValueError(f"{what} must be from 0 to {most}, not {value}")
+    if not least <= value <= most:
+        raise ValueError(f"{what} must be from {least} to {most}, not {value}")
     return value
+
+
+def labels(value: object) -> dict[str, str]:
+    """`value`, if it maps at most 16 strings to strings, of at most 256 characters each. Raises TypeError or ValueError
+    otherwise."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"labels must map strings to strings, not {value!r}")
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"labels has {len(value)} entries; at most {MAX_LABELS} are allowed")
+    made = {string("a label's name", key): string(f"label {key!r}", text) for key, text in value.items()}
+    for key, text in made.items():
+        if not key or max(len(key), len(text)) > MAX_LABEL_CHARS:
+            raise ValueError(
+                f"label {key[:80]!r}: its name must have 1 to {MAX_LABEL_CHARS} characters, its value at most as many"
+            )
+    return made
 
 
 def number(what: str, value: object, least: float, most: float = float("inf")) -> float:

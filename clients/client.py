@@ -75,12 +75,21 @@ class Client:
             await transport.close()
 
     def workflow(
-        self, id: str | None = None, *, budget_tokens: int = 0, ttl: float | None = None, close: bool = True
+        self,
+        id: str | None = None,
+        *,
+        budget_tokens: int = 0,
+        ttl: float | None = None,
+        priority: int | None = None,
+        deadline: float | None = None,
+        close: bool = True,
     ) -> Workflow:
         """A workflow, opened by `async with`; one that exists already is taken up again.
 
         `budget_tokens`: tokens encoded and generated at most, 0 = no limit. `ttl`: seconds without a request or an
-        unfinished call after which the server closes it. `close=False` leaves it open on the way out.
+        unfinished call after which the server closes it. `priority`: higher goes first within the namespace; default
+        0. `deadline`: seconds from opening in which all of its calls must end. `close=False` leaves it open on the way
+        out.
         """
         name = check_id("a workflow id", id) if id is not None else f"wf-{uuid.uuid4().hex}"
         return Workflow(
@@ -88,6 +97,8 @@ class Client:
             name,
             budget_tokens=budget_tokens,
             ttl=ttl,
+            priority=priority,
+            deadline=deadline,
             close=close,
             linger=self._linger,
             opened=self._workflows,

@@ -21,10 +21,14 @@ class Message(Parent):
         result = await message              # the whole of it; raises PavaneError if the call failed
         async for delta in message: ...     # as it is written; any number of readers, each from the beginning
 
+    A call with max_attempts may be restarted. Then each of its readers gets an empty delta with the next `attempt`,
+    which voids what came before, and then the new text; who comes later, or awaits it, never sees the old one.
+
     Not awaiting a handle is fine; its failure waits for whoever asks. Handles belong to one event loop.
     """
 
     __slots__ = (
+        "_attempt",
         "_changed",
         "_chars_held",
         "_cursor",
@@ -40,7 +44,8 @@ class Message(Parent):
     def __init__(self, workflow: Workflow, call: pb.Call) -> None:
         self.workflow = workflow
         self.call = call
-        self._deltas: list[Delta] = []
+        self._attempt = 1
+        self._deltas: list[Delta] = []  # of this attempt
         self._tokens_held = 0
         self._chars_held = 0
         self._result: Result | None = None
@@ -68,6 +73,13 @@ class Message(Parent):
         """Cancels the call and, unless told otherwise, all calls below it. Returns the ids that were cancelled."""
         return await self.workflow.cancel(self, descendants=descendants)
 
+    async def finish(self) -> bool:
+        """Seals a running decode: it ends with its next token, as a valid, shorter message, finish "sealed".
+
+        False if it had ended already. Raises FailedPrecondition for a prefill, and before the decode has started.
+        """
+        return bool(await self.workflow.finish(self))
+
     async def release(self) -> None:
         """Gives the id up. Calls that still read the message are not disturbed."""
         await self.workflow.release(self)
@@ -76,14 +88,17 @@ class Message(Parent):
         return self._ended().__await__()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        seen = 0
+        deltas, seen = self._deltas, 0
         while True:
-            while seen < len(self._deltas):
+            if deltas is not self._deltas:  # restarted
+                deltas, seen = self._deltas, 0
+            if seen < len(deltas):
                 seen += 1
-                yield self._deltas[seen - 1]
-            if self.done():
+                yield deltas[seen - 1]
+            elif self.done():
                 break
-            await self._change()
+            else:
+                await self._change()
         await self._ended()
 
     async def _ended(self) -> Result:
@@ -118,6 +133,8 @@ class Message(Parent):
         kind = event.WhichOneof("event")
         if kind == "delta":
             self._push_new(event.delta)
+        elif kind == "restarted":
+            self._begin_attempt(event.restarted.attempt)
         elif kind == "done":
             self._complete(event.done)
             self._result = result(event.done)
@@ -140,7 +157,14 @@ class Message(Parent):
             known = max(0, self._tokens_held - delta.first_token)
             tokens, logprobs, top = tokens[known:], logprobs[known:], top[known:]
             text = text[max(0, self._chars_held - delta.first_char) :]
-        self._push(Delta(text, tokens, logprobs, top))
+        self._push(Delta(text, tokens, logprobs, top, self._attempt))
+
+    def _begin_attempt(self, attempt: int) -> None:
+        """What came before is void; known already if it is told once more."""
+        if attempt > self._attempt:
+            self._attempt = attempt
+            self._deltas = [Delta("", (), (), (), attempt)]
+            self._tokens_held = self._chars_held = 0
 
     def _push(self, delta: Delta) -> None:
         if delta.text or delta.tokens:
@@ -152,9 +176,11 @@ class Message(Parent):
         """After a lost connection the last deltas may be missing: what the readers lack comes as one more."""
         if self.call.WhichOneof("kind") != "decode":
             return
-        seen = "".join(d.text for d in self._deltas)
         full = message.text
         generated = full.removeprefix(self.call.decode.header.turn.text)
+        if not generated.startswith("".join(d.text for d in self._deltas)):
+            self._begin_attempt(message.attempts)
+        seen = "".join(d.text for d in self._deltas)
         text = generated if generated.startswith(seen) else full
         tokens = message.tokens[message.content_begin : message.content_end]
         self._push(
@@ -163,5 +189,6 @@ class Message(Parent):
                 tuple(tokens[sum(len(d.tokens) for d in self._deltas) :]),
                 tuple(message.logprobs[sum(len(d.logprobs) for d in self._deltas) :]),
                 top_logprobs(message.top_logprobs[sum(len(d.top_logprobs) for d in self._deltas) :]),
+                self._attempt,
             )
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pavane.clients.errors import CallCancelled, CallFailed, seconds
@@ -19,7 +19,7 @@ TopLogprobs = tuple[tuple[int, float], ...]  # the likeliest tokens in one place
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer as it comes: new text, new tokens and, if asked for, their log-probabilities, and the
-    likeliest tokens in the place of each.
+    likeliest tokens in the place of each. What came with another `attempt` is void.
 
     The forced beginning of an answer (`prefix`) is no part of its deltas.
     """
@@ -28,6 +28,7 @@ class Delta:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ class Result:
     """A message as far as it has come.
 
     `state` is "blocked", "queued", "running", "done", "failed" or "cancelled"; `finish` is "end_of_turn", "stop",
-    "length", "constraint", "forced" or "". `text` is the content without header and trailer, with the forced beginning
-    if there was one; `tokens` are all tokens and `content` those that were sampled or forced, which `logprobs` and
-    `top_logprobs` belong to.
+    "length", "constraint", "forced", "sealed" or "". `text` is the content without header and trailer, with the forced
+    beginning if there was one; `tokens` are all tokens and `content` those that were sampled or forced, which
+    `logprobs` and `top_logprobs` belong to. All of it is of the last of `attempts`.
     """
 
     id: str
@@ -87,6 +88,8 @@ class Result:
     receipt: Receipt
     error: str
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    attempts: int = 1
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ def result(message: pb.Message) -> Result:
         receipt=receipt(message.receipt),
         error=message.error.text,
         top_logprobs=top_logprobs(message.top_logprobs),
+        attempts=message.attempts,
+        labels=dict(message.labels),
     )
 
 

@@ -113,6 +113,10 @@ class SyncMessage(Parent):
         """Cancels the call and, unless told otherwise, all calls below it. Returns the ids that were cancelled."""
         return self._bridge.run(self._message.cancel(descendants=descendants))
 
+    def finish(self) -> bool:
+        """Seals a running decode; see `Message.finish`."""
+        return self._bridge.run(self._message.finish())
+
     def release(self) -> None:
         """Gives the id up."""
         self._bridge.run(self._message.release())
@@ -159,6 +163,10 @@ class SyncWorkflow:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
         return self._bridge.run(self._workflow.cancel(*messages, descendants=descendants))
 
+    def finish(self, *messages: str | Parent) -> tuple[str, ...]:
+        """Seals running decodes; see `Workflow.finish`."""
+        return self._bridge.run(self._workflow.finish(*messages))
+
     def release(self, *messages: str | Parent) -> None:
         """Gives ids up."""
         self._bridge.run(self._workflow.release(*messages))
@@ -201,10 +209,19 @@ class SyncClient:
             self._bridge.stop()
 
     def workflow(
-        self, id: str | None = None, *, budget_tokens: int = 0, ttl: float | None = None, close: bool = True
+        self,
+        id: str | None = None,
+        *,
+        budget_tokens: int = 0,
+        ttl: float | None = None,
+        priority: int | None = None,
+        deadline: float | None = None,
+        close: bool = True,
     ) -> SyncWorkflow:
-        """A workflow, opened by `with`."""
-        workflow = self._client.workflow(id, budget_tokens=budget_tokens, ttl=ttl, close=close)
+        """A workflow, opened by `with`; see `Client.workflow`."""
+        workflow = self._client.workflow(
+            id, budget_tokens=budget_tokens, ttl=ttl, priority=priority, deadline=deadline, close=close
+        )
         return SyncWorkflow(self._bridge, workflow)
 
     def server_info(self) -> ServerInfo:

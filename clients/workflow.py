@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
-from pavane.clients.checks import duration
+from pavane.clients.checks import INT32, duration, integer
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
 from pavane.clients.message import Message
@@ -35,6 +35,8 @@ class Workflow:
         *,
         budget_tokens: int,
         ttl: float | None,
+        priority: int | None,
+        deadline: float | None,
         close: bool,
         linger: float,
         opened: set[Workflow],
@@ -43,7 +45,11 @@ class Workflow:
         self._transport = transport
         self._open_request = pb.OpenWorkflowRequest(workflow_id=workflow_id, budget_tokens=budget_tokens)
         if ttl is not None:
-            self._open_request.ttl.CopyFrom(duration(ttl))
+            self._open_request.ttl.CopyFrom(duration("ttl", ttl))
+        if priority is not None:
+            self._open_request.priority = integer("priority", priority, INT32, least=-INT32 - 1)
+        if deadline is not None:
+            self._open_request.deadline.CopyFrom(duration("deadline", deadline))
         self._close = close
         self._opened = opened
         self._messages: dict[str, Message] = {}
@@ -153,6 +159,15 @@ class Workflow:
         request = pb.CancelRequest(workflow_id=self.id, ids=ids, descendants=descendants)
         answer = await self._transport.unary(self._transport.workflows.Cancel, request, workflow=self.id)
         return tuple(answer.cancelled)
+
+    async def finish(self, *messages: str | Parent) -> tuple[str, ...]:
+        """Seals running decodes: each ends with its next token, as a valid, shorter message. Returns the ids of those
+        that had not ended. Raises FailedPrecondition, and seals none, if one is a prefill or has not started."""
+        ids = [edge.id for edge in self._edges(messages)]
+        await self._submitter.drain()
+        request = pb.FinishRequest(workflow_id=self.id, ids=ids)
+        answer = await self._transport.unary(self._transport.workflows.Finish, request, workflow=self.id)
+        return tuple(answer.sealed)
 
     async def release(self, *messages: str | Parent) -> None:
         """Gives ids up. Calls that still read the messages are not disturbed; what the handles hold stays."""

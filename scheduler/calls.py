@@ -144,6 +144,7 @@ class Call:
             failure=self.failure,
             decode=decode is not None,
             attempts=self.attempt,
+            labels=self.spec.labels,
         )
 
 

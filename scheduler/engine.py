@@ -40,9 +40,30 @@ class Engine:
 
     # ---- verbs
 
-    def open(self, namespace: str, workflow_id: str, budget: int, ttl: float | None, default_ttl: float) -> bool:
-        """True if it was open already; then a budget or ttl that is given replaces the old one."""
-        return self.scheduler.open(namespace, workflow_id, budget, ttl, monotonic(), default_ttl=default_ttl)
+    def open(
+        self,
+        namespace: str,
+        workflow_id: str,
+        budget: int,
+        ttl: float | None,
+        default_ttl: float,
+        *,
+        priority: int | None = None,
+        deadline: float | None = None,
+    ) -> bool:
+        """True if it was open already; then a budget, ttl, priority or deadline that is given replaces the old one."""
+        existed = self.scheduler.open(
+            namespace,
+            workflow_id,
+            budget,
+            ttl,
+            monotonic(),
+            default_ttl=default_ttl,
+            priority=priority,
+            deadline=deadline,
+        )
+        self._changed()  # a deadline may come before the one that the loop sleeps until
+        return existed
 
     def check_open(self, namespace: str, workflow_id: str) -> None:
         """Raises RequestError if there is no such workflow."""
@@ -60,6 +81,10 @@ class Engine:
         cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())
         self._changed()
         return cancelled
+
+    def finish(self, namespace: str, workflow_id: str, ids: Sequence[str]) -> list[str]:
+        """The ids of the decodes that will end with their next token."""
+        return self.scheduler.finish(namespace, workflow_id, ids, monotonic())
 
     def release(self, namespace: str, workflow_id: str, ids: Sequence[str]) -> None:
         self.scheduler.release(namespace, workflow_id, ids, monotonic())

@@ -125,6 +125,7 @@ class CallSpec:
     timeout: float | None = None  # seconds
     max_attempts: int = 1
     retention: Retention = Retention()
+    labels: tuple[tuple[str, str], ...] = ()  # for people
 
     @property
     def lazy(self) -> bool:
@@ -202,6 +203,7 @@ class Outcome:
     failure: Failure | None = None
     decode: bool = False
     attempts: int = 1
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
 from pavane.scheduler.text import StopMatcher
+from pavane.server import call_log
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
@@ -179,6 +180,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             metrics.record(key, happened)
             tally.record(happened, now)
             journals.record(key, happened)
+            call_log.record(key, happened)
 
     def observe(rows: int, samples: int, seconds: float, forward: float) -> None:
         metrics.step(rows, samples, seconds, forward)

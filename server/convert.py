@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.spec import CallSpec, DecodeSpec, Finish, Outcome, ParentSpec, Receipt, State, Top
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Failure, Finish, Outcome, ParentSpec, Receipt, State, Top
+from pavane.server.fields import attempts, check_id, known, labels, retention, seconds
 from pavane.server.sampling import SamplingReader
 from pavane.server.status import duration
 from pavane.server.text.chat_format import ChatFormat, Turn
@@ -29,27 +29,9 @@ FINISHES = {
     Finish.LENGTH: pb.FINISH_REASON_LENGTH,
     Finish.CONSTRAINT: pb.FINISH_REASON_CONSTRAINT,
     Finish.FORCED: pb.FINISH_REASON_FORCED,
+    Finish.SEALED: pb.FINISH_REASON_SEALED,
 }
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
 LONG_TEXT_BYTES = 16_384  # of a request
-
-
-def check_id(value: str, what: str) -> str:
-    if not _ID.fullmatch(value):
-        raise RequestError(
-            Reason.INVALID_ID, f"{what} {value[:80]!r} is not valid: 1 to 64 of the characters A-Z a-z 0-9 . _ -"
-        )
-    return value
-
-
-def check_namespace(value: str) -> str:
-    if not _NAMESPACE.fullmatch(value):
-        raise RequestError(
-            Reason.INVALID_ID,
-            f"namespace {value[:80]!r} is not valid: at most 64 of the characters A-Z a-z 0-9 . _ -",
-        )
-    return value
 
 
 class Converter:
@@ -71,8 +53,8 @@ class Converter:
     def call(self, call: pb.Call) -> CallSpec:
         check_id(call.id, "call id")
         exact = call.fidelity == pb.FIDELITY_EXACT
-        _known(pb.Fidelity, call.fidelity, call.id, "fidelity")
-        _known(pb.Layout, call.layout, call.id, "layout")
+        known(pb.Fidelity, call.fidelity, call.id, "fidelity")
+        known(pb.Layout, call.layout, call.id, "layout")
         tokens: tuple[int, ...] = ()
         copy_of: str | None = None
         decode: DecodeSpec | None = None
@@ -88,15 +70,6 @@ class Converter:
             raise RequestError(
                 Reason.INVALID_REQUEST, f"call {call.id!r} is neither a prefill nor a decode; set one", (call.id,)
             )
-        timeout = None
-        if call.HasField("timeout"):
-            timeout = call.timeout.seconds + call.timeout.nanos / 1e9
-            if timeout <= 0:
-                raise RequestError(
-                    Reason.INVALID_REQUEST,
-                    f"call {call.id!r}: timeout is {timeout:g} s; make it longer than 0",
-                    (call.id,),
-                )
         return CallSpec(
             id=call.id,
             digest=hashlib.blake2b(call.SerializeToString(deterministic=True), digest_size=16).digest(),
@@ -106,7 +79,10 @@ class Converter:
             parents=tuple(self._parent(call, ref, exact) for ref in call.parents),
             exact=exact,
             start=call.start if call.HasField("start") else None,
-            timeout=timeout,
+            timeout=seconds(call.timeout if call.HasField("timeout") else None, "timeout", call.id),
+            max_attempts=attempts(call),
+            retention=retention(call),
+            labels=labels(call),
         )
 
     def content(self, prefill: pb.Prefill, call_id: str) -> tuple[int, ...]:
@@ -130,7 +106,7 @@ class Converter:
 
     def _parent(self, call: pb.Call, ref: pb.ParentRef, exact: bool) -> ParentSpec:
         check_id(ref.id, f"call {call.id!r}: parent id")
-        _known(pb.Fidelity, ref.fidelity, call.id, "fidelity of a parent")
+        known(pb.Fidelity, ref.fidelity, call.id, "fidelity of a parent")
         placement = ref.WhichOneof("placement")
         as_encoded = ref.as_encoded if placement == "as_encoded" else False
         if placement is None:
@@ -174,16 +150,20 @@ def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = Fal
         receipt=receipt_message(outcome.receipt),
         content_begin=begin,
         content_end=end,
+        attempts=outcome.attempts,
+        labels=dict(outcome.labels),
     )
     if not brief:
         message.tokens.extend(outcome.tokens)
         message.logprobs.extend(outcome.logprobs)
         message.top_logprobs.extend(top_messages(outcome.top))
     if outcome.failure is not None:
-        message.error.CopyFrom(
-            pb.Error(reason=outcome.failure.reason, text=outcome.failure.text, ids=outcome.failure.ids)
-        )
+        message.error.CopyFrom(failure_message(outcome.failure))
     return message
+
+
+def failure_message(failure: Failure) -> pb.Error:
+    return pb.Error(reason=failure.reason, text=failure.text, ids=failure.ids)
 
 
 def top_messages(places: Iterable[Top]) -> list[pb.TopLogprobs]:
@@ -227,8 +207,3 @@ def _worded(call_id: str, encode: Callable[[], list[int]]) -> list[int]:
         return encode()
     except ValueError as error:
         raise RequestError(Reason.INVALID_REQUEST, f"call {call_id!r}: {error}", (call_id,)) from None
-
-
-def _known(enum: type[pb.Fidelity] | type[pb.Layout], value: int, call_id: str, what: str) -> None:
-    if value not in enum.values():
-        raise RequestError(Reason.INVALID_REQUEST, f"call {call_id!r}: {what} {value} is unknown", (call_id,))

@@ -1,70 +1,39 @@
 """What watchers are told: one journal per workflow, from which any number of readers catch up at their own pace.
 
 A journal is a mailbox that merges: a reader that lags gets the deltas of a call as one. Nothing is kept per reader, and
-of an ended call only its outcome.
+of an ended call only its outcome, of one that was restarted only the current attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import dataclass
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.scheduler.spec import Closed, DecodeSpec, Ended, Event, Receipt, State, StateChanged, TokensAdded, Top
-from pavane.server.convert import STATES, outcome_message, top_messages
-from pavane.server.text.detokenizer import Detokenizer
-from pavane.server.text.stops import StopMatcher
+from pavane.scheduler.spec import Closed, DecodeSpec, Ended, Event, Receipt, Restarted, State, StateChanged, TokensAdded
+from pavane.server.convert import STATES, failure_message, outcome_message
+from pavane.server.deltas import Deltas
 from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
 CLOSED_KEPT = 1024
 FEW = 8  # ids that are looked up one by one
-_cursor = attrgetter("cursor")
-
-
-@dataclass(slots=True)
-class _Delta:
-    cursor: int
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    top: tuple[Top, ...]
-    first_token: int
-    first_char: int
 
 
 @dataclass(slots=True)
 class _CallLog:
-    text: Detokenizer
-    stops: StopMatcher | None
+    decode: DecodeSpec | None
     first: int  # cursor before the call's first event
-    min_tokens: int = 0  # before so many no stop string counts
+    deltas: Deltas  # of the current attempt
     latest: int = 0
     state: State = State.BLOCKED
     state_cursor: int = 0
-    held: str = ""  # text that may still become part of a stop string
-    deltas: list[_Delta] = field(default_factory=list)
+    restarted: pb.Event | None = None  # the last one: deltas before it are void
     ended: pb.Event | None = None
     runs: int = 0  # Run streams that read it and did not ask to detach
     own: bool = True  # some submission of it was not by such a Run
-
-    def add(self, cursor: int, event: TokensAdded) -> None:
-        last = self.deltas[-1] if self.deltas else _Delta(0, "", (), (), (), 0, 0)
-        first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)
-        text = self.held + self.text.push(event.tokens)
-        hold = 0
-        if self.stops is not None:
-            watched = event.tokens[max(0, self.min_tokens - first_token) :]
-            matched = any(self.stops.push(token) is not None for token in watched)
-            hold = len(text) if matched else min(len(text), self.stops.held())
-        cut = len(text) - hold
-        self.held = text[cut:]
-        delta = _Delta(cursor, text[:cut], event.tokens, event.logprobs, event.top, first_token, first_char)
-        self.deltas.append(delta)
 
 
 class Journal:
@@ -80,11 +49,7 @@ class Journal:
     def expect(self, message_id: str, decode: DecodeSpec | None) -> None:
         """A call is about to be submitted; its events need to know its stop strings."""
         if message_id not in self._logs:
-            stops, min_tokens = None, 0
-            if decode is not None and decode.stop:
-                min_tokens = decode.min_tokens
-                stops = StopMatcher(self._tokenizer, decode.stop, "" if min_tokens else decode.beginning)
-            self._logs[message_id] = _CallLog(Detokenizer(self._tokenizer), stops, self.cursor, min_tokens)
+            self._logs[message_id] = _CallLog(decode, self.cursor, Deltas(self._tokenizer, decode))
             self._logs.move_to_end(message_id, last=False)  # no event yet: readers, who come from the end, stop before
 
     def withdraw(self, ids: Iterable[str]) -> None:
@@ -119,10 +84,13 @@ class Journal:
             if isinstance(event, StateChanged):
                 log.state, log.state_cursor = event.state, self.cursor
             elif isinstance(event, TokensAdded):
-                log.add(self.cursor, event)
+                log.deltas.add(self.cursor, event)
+            elif isinstance(event, Restarted):
+                log.deltas = Deltas(self._tokenizer, log.decode)
+                log.restarted = _restarted(event, self.cursor)
             else:
                 log.ended = _ended(event, self.cursor, self._tokenizer)
-                log.deltas.clear()
+                log.deltas, log.restarted = Deltas(self._tokenizer, None), None
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -138,9 +106,10 @@ class Journal:
                 continue
             if log.state_cursor > after:
                 events.append(pb.Event(cursor=log.state_cursor, id=message_id, state=STATES[log.state]))
-            new = bisect_right(log.deltas, after, key=_cursor) if deltas else len(log.deltas)
-            if new < len(log.deltas):
-                events.append(_merged(message_id, log.deltas[new:]))
+            if log.restarted is not None and log.restarted.cursor > after:
+                events.append(log.restarted)
+            if deltas and (delta := log.deltas.after(after, message_id)) is not None:
+                events.append(delta)
         events.sort(key=lambda event: event.cursor)
         return events
 
@@ -219,11 +188,6 @@ def _ended(event: Ended, cursor: int, tokenizer: Tokenizer) -> pb.Event:
     return pb.Event(cursor=cursor, id=event.id, failed=message)
 
 
-def _merged(message_id: str, deltas: Sequence[_Delta]) -> pb.Event:
-    first = deltas[0]
-    delta = pb.Delta(text="".join(d.text for d in deltas), first_token=first.first_token, first_char=first.first_char)
-    for d in deltas:
-        delta.tokens.extend(d.tokens)
-        delta.logprobs.extend(d.logprobs)
-        delta.top_logprobs.extend(top_messages(d.top))
-    return pb.Event(cursor=deltas[-1].cursor, id=message_id, delta=delta)
+def _restarted(event: Restarted, cursor: int) -> pb.Event:
+    restarted = pb.Restarted(attempt=event.attempt, error=failure_message(event.failure))
+    return pb.Event(cursor=cursor, id=event.id, restarted=restarted)

@@ -13,7 +13,8 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import CallSpec
-from pavane.server.convert import Converter, check_id, check_namespace, outcome_message, receipt_message
+from pavane.server.convert import Converter, outcome_message, receipt_message
+from pavane.server.fields import check_id, check_namespace, seconds
 from pavane.server.journal import Journal, Journals, Key
 from pavane.server.text.tokenizer import Tokenizer
 
@@ -34,12 +35,14 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def OpenWorkflow(self, request: pb.OpenWorkflowRequest, context: Context) -> pb.OpenWorkflowResponse:
         key = _key(request.workflow_id, context)
-        ttl = None
-        if request.HasField("ttl"):
-            ttl = request.ttl.seconds + request.ttl.nanos / 1e9
-            if ttl <= 0:
-                raise RequestError(Reason.INVALID_REQUEST, f"ttl is {ttl:g} s; make it longer than 0, or leave it out")
-        existed = self._engine.open(*key, request.budget_tokens, ttl, self._default_ttl)
+        existed = self._engine.open(
+            *key,
+            request.budget_tokens,
+            seconds(request.ttl if request.HasField("ttl") else None, "ttl"),
+            self._default_ttl,
+            priority=request.priority if request.HasField("priority") else None,
+            deadline=seconds(request.deadline if request.HasField("deadline") else None, "deadline"),
+        )
         return pb.OpenWorkflowResponse(existed=existed, cursor=self._journals.open(key).cursor)
 
     async def CloseWorkflow(self, request: pb.CloseWorkflowRequest, context: Context) -> pb.CloseWorkflowResponse:
@@ -79,6 +82,10 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         key = _key(request.workflow_id, context)
         return pb.CancelResponse(cancelled=self._engine.cancel(*key, request.ids, request.descendants))
+
+    async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
+        key = _key(request.workflow_id, context)
+        return pb.FinishResponse(sealed=self._engine.finish(*key, request.ids))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         key = _key(request.workflow_id, context)

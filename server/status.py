@@ -36,6 +36,8 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.NEVER_FITS: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOTHING_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.BUDGET_EXHAUSTED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.NOT_A_DECODE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.NOT_STARTED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Reason.WORKFLOW_CLOSED: grpc.StatusCode.CANCELLED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,

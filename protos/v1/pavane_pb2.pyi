@@ -120,6 +120,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """the constraint is satisfied and allows nothing more"""
     FINISH_REASON_FORCED: _FinishReason.ValueType  # 5
     """the forced tokens are used up"""
+    FINISH_REASON_SEALED: _FinishReason.ValueType  # 6
+    """by Finish"""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -131,6 +133,8 @@ FINISH_REASON_CONSTRAINT: FinishReason.ValueType  # 4
 """the constraint is satisfied and allows nothing more"""
 FINISH_REASON_FORCED: FinishReason.ValueType  # 5
 """the forced tokens are used up"""
+FINISH_REASON_SEALED: FinishReason.ValueType  # 6
+"""by Finish"""
 global___FinishReason = FinishReason
 
 @typing.final
@@ -477,10 +481,56 @@ class Decode(google.protobuf.message.Message):
 global___Decode = Decode
 
 @typing.final
+class Retention(google.protobuf.message.Message):
+    """what is known of a message's future"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    READERS_FIELD_NUMBER: builtins.int
+    pin: builtins.bool
+    """its encoding is the last to be evicted"""
+    readers: builtins.int
+    """so many calls will read it that are not submitted yet; at most 100,000"""
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """from its end, in which it can be named; unset: as long as the workflow"""
+
+    def __init__(
+        self,
+        *,
+        pin: builtins.bool = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        readers: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_readers", b"_readers", "readers", b"readers", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_readers", b"_readers", "pin", b"pin", "readers", b"readers", "ttl", b"ttl"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_readers", b"_readers"]) -> typing.Literal["readers"] | None: ...
+
+global___Retention = Retention
+
+@typing.final
 class Call(google.protobuf.message.Message):
     """one call = one message = one id = one receipt"""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     ID_FIELD_NUMBER: builtins.int
     PREFILL_FIELD_NUMBER: builtins.int
@@ -489,6 +539,9 @@ class Call(google.protobuf.message.Message):
     LAYOUT_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
     FIDELITY_FIELD_NUMBER: builtins.int
+    RETENTION_FIELD_NUMBER: builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     id: builtins.str
     layout: global___Layout.ValueType
@@ -496,12 +549,24 @@ class Call(google.protobuf.message.Message):
     """unset: right after the furthest end of all parents"""
     fidelity: global___Fidelity.ValueType
     """default of the edges; a Prefill with EXACT here computes nothing until it is read"""
+    max_attempts: builtins.int
+    """How often a failure of its own (a failed step, logits that are no numbers, no token that may come next) lets it begin
+    again before it counts as failed; each attempt has a seed of its own, derived from the one before. 0 is 1, at most 16.
+    """
     @property
     def prefill(self) -> global___Prefill: ...
     @property
     def decode(self) -> global___Decode: ...
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParentRef]: ...
+    @property
+    def retention(self) -> global___Retention: ...
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """For people: come back in the Message, and stand in the server's log where it names the call. At most 16, names of 1 to
+        256 characters, values of at most 256.
+        """
+
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
         """from acceptance, the wait for parents included; unset: none"""
@@ -516,10 +581,13 @@ class Call(google.protobuf.message.Message):
         layout: global___Layout.ValueType = ...,
         start: builtins.int | None = ...,
         fidelity: global___Fidelity.ValueType = ...,
+        retention: global___Retention | None = ...,
+        max_attempts: builtins.int = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_start", b"_start", "decode", b"decode", "kind", b"kind", "prefill", b"prefill", "start", b"start", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_start", b"_start", "decode", b"decode", "fidelity", b"fidelity", "id", b"id", "kind", b"kind", "layout", b"layout", "parents", b"parents", "prefill", b"prefill", "start", b"start", "timeout", b"timeout"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start", b"_start", "decode", b"decode", "kind", b"kind", "prefill", b"prefill", "retention", b"retention", "start", b"start", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start", b"_start", "decode", b"decode", "fidelity", b"fidelity", "id", b"id", "kind", b"kind", "labels", b"labels", "layout", b"layout", "max_attempts", b"max_attempts", "parents", b"parents", "prefill", b"prefill", "retention", b"retention", "start", b"start", "timeout", b"timeout"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_start", b"_start"]) -> typing.Literal["start"] | None: ...
     @typing.overload
@@ -532,24 +600,35 @@ class OpenWorkflowRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: builtins.int
     TTL_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
+    priority: builtins.int
+    """higher goes first within the namespace; default 0"""
     budget_tokens: builtins.int
     """tokens encoded and generated for this workflow, at most; 0: no limit"""
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """closed after so long without a request or an unfinished call; unset: the server's"""
 
+    @property
+    def deadline(self) -> google.protobuf.duration_pb2.Duration:
+        """from this request on, in which all calls of the workflow must end; unset: none"""
+
     def __init__(
         self,
         *,
         workflow_id: builtins.str = ...,
+        priority: builtins.int | None = ...,
         budget_tokens: builtins.int = ...,
         ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        deadline: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget_tokens", b"budget_tokens", "ttl", b"ttl", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_priority", b"_priority", "deadline", b"deadline", "priority", b"priority", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_priority", b"_priority", "budget_tokens", b"budget_tokens", "deadline", b"deadline", "priority", b"priority", "ttl", b"ttl", "workflow_id", b"workflow_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
 
 global___OpenWorkflowRequest = OpenWorkflowRequest
 
@@ -695,6 +774,7 @@ class Event(google.protobuf.message.Message):
     DELTA_FIELD_NUMBER: builtins.int
     DONE_FIELD_NUMBER: builtins.int
     FAILED_FIELD_NUMBER: builtins.int
+    RESTARTED_FIELD_NUMBER: builtins.int
     cursor: builtins.int
     id: builtins.str
     state: global___State.ValueType
@@ -708,6 +788,8 @@ class Event(google.protobuf.message.Message):
     def failed(self) -> global___Message:
         """it failed or was cancelled; `error` says why, text and tokens say how far it came"""
 
+    @property
+    def restarted(self) -> global___Restarted: ...
     def __init__(
         self,
         *,
@@ -717,12 +799,38 @@ class Event(google.protobuf.message.Message):
         delta: global___Delta | None = ...,
         done: global___Message | None = ...,
         failed: global___Message | None = ...,
+        restarted: global___Restarted | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "failed", b"failed", "state", b"state"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "delta", b"delta", "done", b"done", "event", b"event", "failed", b"failed", "id", b"id", "state", b"state"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["state", "delta", "done", "failed"] | None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "failed", b"failed", "restarted", b"restarted", "state", b"state"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cursor", b"cursor", "delta", b"delta", "done", b"done", "event", b"event", "failed", b"failed", "id", b"id", "restarted", b"restarted", "state", b"state"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["state", "delta", "done", "failed", "restarted"] | None: ...
 
 global___Event = Event
+
+@typing.final
+class Restarted(google.protobuf.message.Message):
+    """all deltas of the message that came before are void"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    """that begins"""
+    @property
+    def error(self) -> global___Error:
+        """of the attempt before"""
+
+    def __init__(
+        self,
+        *,
+        attempt: builtins.int = ...,
+        error: global___Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "error", b"error"]) -> None: ...
+
+global___Restarted = Restarted
 
 @typing.final
 class Delta(google.protobuf.message.Message):
@@ -820,6 +928,22 @@ global___Error = Error
 class Message(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ID_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
@@ -833,6 +957,8 @@ class Message(google.protobuf.message.Message):
     CONTENT_BEGIN_FIELD_NUMBER: builtins.int
     CONTENT_END_FIELD_NUMBER: builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     id: builtins.str
     state: global___State.ValueType
     text: builtins.str
@@ -843,6 +969,8 @@ class Message(google.protobuf.message.Message):
     content_begin: builtins.int
     """tokens[content_begin:content_end] were sampled or forced"""
     content_end: builtins.int
+    attempts: builtins.int
+    """how many were made; text, tokens, seed and receipt are those of the last"""
     @property
     def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """all of them: header, content, trailer"""
@@ -858,6 +986,10 @@ class Message(google.protobuf.message.Message):
     @property
     def top_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TopLogprobs]:
         """one for each of `logprobs`, if asked for; empty where that is NaN"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """of the call"""
 
     def __init__(
         self,
@@ -875,9 +1007,11 @@ class Message(google.protobuf.message.Message):
         content_begin: builtins.int = ...,
         content_end: builtins.int = ...,
         top_logprobs: collections.abc.Iterable[global___TopLogprobs] | None = ...,
+        attempts: builtins.int = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error", "receipt", b"receipt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["content_begin", b"content_begin", "content_end", b"content_end", "error", b"error", "finish", b"finish", "id", b"id", "logprobs", b"logprobs", "receipt", b"receipt", "seed", b"seed", "start", b"start", "state", b"state", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "content_begin", b"content_begin", "content_end", b"content_end", "error", b"error", "finish", b"finish", "id", b"id", "labels", b"labels", "logprobs", b"logprobs", "receipt", b"receipt", "seed", b"seed", "start", b"start", "state", b"state", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]) -> None: ...
 
 global___Message = Message
 
@@ -1039,6 +1173,43 @@ class CancelResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled"]) -> None: ...
 
 global___CancelResponse = CancelResponse
+
+@typing.final
+class FinishRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    workflow_id: builtins.str
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        workflow_id: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ids", b"ids", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___FinishRequest = FinishRequest
+
+@typing.final
+class FinishResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SEALED_FIELD_NUMBER: builtins.int
+    @property
+    def sealed(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """those that had not ended"""
+
+    def __init__(
+        self,
+        *,
+        sealed: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sealed", b"sealed"]) -> None: ...
+
+global___FinishResponse = FinishResponse
 
 @typing.final
 class ReleaseRequest(google.protobuf.message.Message):

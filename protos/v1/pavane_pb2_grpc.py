@@ -64,6 +64,11 @@ class WorkflowServiceStub(object):
                 request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelRequest.SerializeToString,
                 response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Finish = channel.unary_unary(
+                '/pavane.v1.WorkflowService/Finish',
+                request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishRequest.SerializeToString,
+                response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishResponse.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/pavane.v1.WorkflowService/Release',
                 request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ReleaseRequest.SerializeToString,
@@ -127,6 +132,13 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Finish(self, request, context):
+        """Seals decodes that have started: each ends with its next token, as a valid, shorter message. All or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Release(self, request, context):
         """Gives ids up. A call that still reads a released message is not disturbed.
         """
@@ -178,6 +190,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelRequest.FromString,
                     response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelResponse.SerializeToString,
+            ),
+            'Finish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Finish,
+                    request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishRequest.FromString,
+                    response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishResponse.SerializeToString,
             ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
@@ -357,6 +374,33 @@ class WorkflowService(object):
             '/pavane.v1.WorkflowService/Cancel',
             pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelRequest.SerializeToString,
             pavane_dot_protos_dot_v1_dot_pavane__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Finish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pavane.v1.WorkflowService/Finish',
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishRequest.SerializeToString,
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.FinishResponse.FromString,
             options,
             channel_credentials,
             insecure,

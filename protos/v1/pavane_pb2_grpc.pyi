@@ -66,6 +66,12 @@ class WorkflowServiceStub:
     ]
     """Cancels calls and, if asked, everything below them."""
 
+    Finish: grpc.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.FinishRequest,
+        pavane.protos.v1.pavane_pb2.FinishResponse,
+    ]
+    """Seals decodes that have started: each ends with its next token, as a valid, shorter message. All or nothing."""
+
     Release: grpc.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.ReleaseRequest,
         pavane.protos.v1.pavane_pb2.ReleaseResponse,
@@ -120,6 +126,12 @@ class WorkflowServiceAsyncStub:
         pavane.protos.v1.pavane_pb2.CancelResponse,
     ]
     """Cancels calls and, if asked, everything below them."""
+
+    Finish: grpc.aio.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.FinishRequest,
+        pavane.protos.v1.pavane_pb2.FinishResponse,
+    ]
+    """Seals decodes that have started: each ends with its next token, as a valid, shorter message. All or nothing."""
 
     Release: grpc.aio.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.ReleaseRequest,
@@ -187,6 +199,14 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pavane.protos.v1.pavane_pb2.CancelResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.CancelResponse]]:
         """Cancels calls and, if asked, everything below them."""
+
+    @abc.abstractmethod
+    def Finish(
+        self,
+        request: pavane.protos.v1.pavane_pb2.FinishRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pavane.protos.v1.pavane_pb2.FinishResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.FinishResponse]]:
+        """Seals decodes that have started: each ends with its next token, as a valid, shorter message. All or nothing."""
 
     @abc.abstractmethod
     def Release(

@@ -50,6 +50,9 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         self.skip_deltas = False  # a resumed Watch gets only the ends of messages that have ended
         self.hold: dict[str, asyncio.Event] = {}  # an answer waits after its second word until its event is set
         self.fail: set[str] = set()  # calls that fail after their second word
+        self.sealed: set[str] = set()
+        self.opens: list[pb.OpenWorkflowRequest] = []
+        self.restart: set[str] = set()  # calls whose first attempt is void after its second word
 
     async def start(self) -> str:
         self.server = grpc.aio.server()
@@ -80,6 +83,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
 
     async def OpenWorkflow(self, request, context):
         key = namespace(context), request.workflow_id
+        self.opens.append(request)
         existed = key in self.workflows
         workflow = self.workflows.setdefault(key, FakeWorkflow())
         return pb.OpenWorkflowResponse(existed=existed, cursor=len(workflow.events))
@@ -110,7 +114,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         return pb.SubmitResponse(cursor=cursor)
 
     async def execute(self, workflow: FakeWorkflow, call: pb.Call) -> None:
-        message = pb.Message(id=call.id, seed=call.decode.sampling.seed, state=pb.STATE_RUNNING)
+        message = pb.Message(id=call.id, seed=call.decode.sampling.seed, state=pb.STATE_RUNNING, labels=call.labels)
         workflow.messages[call.id] = message
         for parent in call.parents:
             await asyncio.wait([workflow.tasks[parent.id]])
@@ -141,6 +145,16 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         message.receipt.parents.extend(
             pb.ParentUse(id=p.id, fidelity=p.fidelity or call.fidelity or 1) for p in call.parents
         )
+        message.attempts = 1
+        if call.id in self.restart:
+            for n in range(2):
+                delta = pb.Delta(text=f"void-{n} ", tokens=[n], first_token=n, first_char=7 * n)
+                workflow.emit(id=call.id, delta=delta)
+                await asyncio.sleep(0)
+            if call.id in self.hold:
+                await self.hold[call.id].wait()
+            message.attempts = 2
+            workflow.emit(id=call.id, restarted=pb.Restarted(attempt=2, error=pb.Error(reason="NAN")))
         for n in range(call.decode.sampling.max_tokens or WORDS):
             delta = pb.Delta(text=f"{call.id}-{n} ", tokens=[n], logprobs=[-n] if call.decode.sampling.logprobs else [])
             message.text += delta.text
@@ -159,6 +173,11 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
                 await self.hold[call.id].wait()
             if message.state == pb.STATE_CANCELLED:
                 workflow.emit(id=call.id, failed=message)
+                return
+            if call.id in self.sealed:
+                message.state = pb.STATE_DONE
+                message.finish = pb.FINISH_REASON_SEALED
+                workflow.emit(id=call.id, done=message)
                 return
 
     async def Watch(self, request, context):
@@ -192,6 +211,19 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
             if i in self.hold:
                 self.hold[i].set()
         return pb.CancelResponse(cancelled=ids)
+
+    async def Finish(self, request, context):
+        workflow = await self.find(context, request.workflow_id)
+        for i in request.ids:
+            if workflow.calls[i].HasField("prefill"):
+                error = pb.Error(reason="NOT_A_DECODE", text=f"{i!r} is a Prefill", ids=[i])
+                await self.refuse(context, grpc.StatusCode.FAILED_PRECONDITION, error)
+        ids = [i for i in request.ids if workflow.messages[i].state == pb.STATE_RUNNING]
+        self.sealed.update(ids)
+        for i in ids:
+            if i in self.hold:
+                self.hold[i].set()
+        return pb.FinishResponse(sealed=ids)
 
     async def Release(self, request, context):
         workflow = await self.find(context, request.workflow_id)

@@ -49,7 +49,17 @@ def test_unset_options_stay_unset_on_the_wire():
         ({"user": "ab\ud800"}, "user has half a surrogate pair at 2"),
         ({"user": "a", "layout": "left"}, "packed, as_encoded"),
         ({"user": "a", "temprature": 1}, "no option 'temprature'"),
-        ({"user": "a", "timeout": -1}, "duration"),
+        ({"user": "a", "timeout": -1}, "timeout must be more than 0 seconds"),
+        ({"user": "a", "timeout": "soon"}, "timeout must be a number"),
+        ({"user": "a", "ttl": 0}, "ttl must be more than 0 seconds"),
+        ({"user": "a", "readers": 100_001}, "readers must be from 0 to 100000"),
+        ({"user": "a", "max_attempts": 0}, "max_attempts must be from 1 to 16"),
+        ({"user": "a", "max_attempts": 17}, "max_attempts must be from 1 to 16"),
+        ({"user": "a", "labels": ["a"]}, "labels must map strings to strings"),
+        ({"user": "a", "labels": {"n": 5}}, "label 'n' must be a string"),
+        ({"user": "a", "labels": {"": "x"}}, "its name must have 1 to 256 characters"),
+        ({"user": "a", "labels": {"n": "x" * 257}}, "label 'n'.* at most as many"),
+        ({"user": "a", "labels": {str(i): "" for i in range(17)}}, "17 entries; at most 16"),
     ],
 )
 def test_wrong_prefills_are_refused_in_words(options, says):
@@ -83,6 +93,15 @@ def test_wrong_prefills_are_refused_in_words(options, says):
 def test_wrong_decodes_are_refused_in_words(options, says):
     with pytest.raises((ValueError, TypeError), match=says):
         decode_call("a", [], options)
+
+
+def test_what_becomes_of_a_message_on_the_wire():
+    options = {"max_attempts": 3, "pin": True, "ttl": 0.25, "readers": 0, "labels": {"agent": "critic"}}
+    call = decode_call("a", [], options)
+    assert call.max_attempts == 3
+    assert call.retention == pb.Retention(pin=True, ttl={"nanos": 250_000_000}, readers=0)
+    assert call.retention.HasField("readers")
+    assert dict(call.labels) == {"agent": "critic"}
 
 
 def test_sampling_options_on_the_wire():

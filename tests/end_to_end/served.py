@@ -23,6 +23,7 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 PATIENCE = 60.0  # seconds that any single request or process gets: a hang fails, it does not stall the suite
 FLAGS = ("--dtype", "bfloat16", "--num-slots", "4096", "--max-unfinished-calls", "200")
 ENDED = ("done", "failed")
+LONG = 2000  # tokens: more than any test waits for
 _CONTROL = re.compile(r"<\|.*\|>")
 
 
@@ -154,7 +155,8 @@ class Told:
     """What a stream said about one call."""
 
     states: list[int] = field(default_factory=list)
-    deltas: list[pb.Delta] = field(default_factory=list)
+    deltas: list[pb.Delta] = field(default_factory=list)  # since it was restarted last
+    restarts: list[pb.Restarted] = field(default_factory=list)
     ends: list[pb.Message] = field(default_factory=list)
     cursors: list[int] = field(default_factory=list)
 
@@ -195,6 +197,9 @@ class Story:
                 told.states.append(event.state)
             elif kind == "delta":
                 told.deltas.append(event.delta)
+            elif kind == "restarted":
+                told.restarts.append(event.restarted)
+                told.deltas.clear()
             else:
                 assert kind in ENDED
                 told.ends.append(event.done if kind == "done" else event.failed)
@@ -268,6 +273,9 @@ class Wire:
         request = pb.CancelRequest(workflow_id=self.id, ids=ids, descendants=descendants)
         return self.rpc.Cancel(request, **self._options)
 
+    def finish(self, *ids: str) -> Any:
+        return self.rpc.Finish(pb.FinishRequest(workflow_id=self.id, ids=ids), **self._options)
+
     def release(self, *ids: str) -> Any:
         return self.rpc.Release(pb.ReleaseRequest(workflow_id=self.id, ids=ids), **self._options)
 
@@ -312,6 +320,14 @@ async def read(stream: Any, until: Callable[[Story], bool] = lambda _: False, st
         if until(story):
             break
     return story
+
+
+async def running(wire: Wire, id: str, tokens: int = 1) -> None:
+    """Returns when the call has so many tokens."""
+    stream = wire.watch(0, [id])
+    story = await read(stream, until=lambda story: id in story.calls and len(story[id].tokens) >= tokens)
+    stream.cancel()
+    assert not story[id].ends
 
 
 async def frames(stream: Any) -> AsyncIterator[Any]:

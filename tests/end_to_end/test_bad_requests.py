@@ -96,6 +96,7 @@ CASES: list[Case] = [
             "Submit": {"calls": [X]},
             "Watch": {},
             "Cancel": {"ids": ["good"]},
+            "Finish": {"ids": ["good"]},
             "Release": {"ids": ["good"]},
             "GetMessage": {"id": "good"},
             "ListMessages": {},
@@ -115,6 +116,7 @@ CASES: list[Case] = [
         for name, fields in {
             "Watch": {"ids": ["good", "nobody"]},
             "Cancel": {"ids": ["good", "nobody"]},
+            "Finish": {"ids": ["nobody"]},
             "Release": {"ids": ["nobody"]},
             "GetMessage": {"id": "nobody"},
         }.items()
@@ -306,6 +308,33 @@ CASES: list[Case] = [
     ),
     ("timeout -1", submit(copied(X, timeout=seconds(-1))), INVALID, "INVALID_REQUEST", ("timeout is -1 s",)),
     ("ttl -2", method("OpenWorkflow", ttl=seconds(-2)), INVALID, "INVALID_REQUEST", ("ttl is -2 s", "leave it out")),
+    (
+        "deadline 0",
+        method("OpenWorkflow", deadline=seconds(0)),
+        INVALID,
+        "INVALID_REQUEST",
+        ("deadline is 0 s", "leave it out"),
+    ),
+    # what becomes of a message
+    ("seal a prefill", method("Finish", ids=["good"]), NEVER, "NOT_A_DECODE", ("'good' is a Prefill", "only decodes")),
+    ("max_attempts 17", submit(copied(X, max_attempts=17)), INVALID, "INVALID_REQUEST", ("'x'", "is 17; use 1 to 16")),
+    *(
+        (f"retention {said}", submit(copied(X, retention=pb.Retention(**fields))), INVALID, "INVALID_REQUEST", words)
+        for fields, said, words in [
+            ({"ttl": seconds(0)}, "ttl 0", ("'x'", "retention.ttl is 0 s", "longer than 0")),
+            ({"ttl": seconds(-0.5)}, "ttl -0.5", ("retention.ttl is -0.5 s",)),
+            ({"readers": 100_001}, "readers", ("'x'", "retention.readers is 100001; use at most 100000")),
+        ]
+    ),
+    *(
+        (f"labels: {said}", submit(copied(X, labels=labels)), INVALID, "INVALID_REQUEST", ("'x'", words))
+        for labels, said, words in [
+            ({str(i): "" for i in range(17)}, "17", "17 labels; at most 16"),
+            ({"": "a"}, "no name", "label '' has a name of 0 characters; use 1 to 256"),
+            ({"a" * 257: "b"}, "a long name", "a name of 257 characters; use 1 to 256"),
+            ({"run": "a" * 257}, "a long value", "label 'run' has a value of 257 characters; use at most 256"),
+        ]
+    ),
     ("a page of nothing", method("ListMessages", page_token="4;7"), INVALID, "INVALID_REQUEST", ("page_token",)),
 ]
 
@@ -335,7 +364,9 @@ def raw(channel: grpc.aio.Channel, name: str, data: bytes) -> Awaitable[Any]:
     return channel.unary_unary(f"/pavane.v1.{service}/{name}")(data, timeout=PATIENCE)
 
 
-WORKFLOW_METHODS = ["OpenWorkflow", "CloseWorkflow", "Submit", "Cancel", "Release", "GetMessage", "ListMessages"]
+WORKFLOW_METHODS = [
+    "OpenWorkflow", "CloseWorkflow", "Submit", "Cancel", "Finish", "Release", "GetMessage", "ListMessages",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*WORKFLOW_METHODS, "Watch", "Run", "Tokenize", "Detokenize"])

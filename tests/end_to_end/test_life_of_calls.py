@@ -7,20 +7,22 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from end_to_end.served import Wire, content, copied, decode, prefill, read, refs, refused, seconds, stored
+from end_to_end.served import (
+    LONG,
+    Wire,
+    content,
+    copied,
+    decode,
+    prefill,
+    read,
+    refs,
+    refused,
+    running,
+    seconds,
+    stored,
+)
 
 from pavane.protos.v1 import pavane_pb2 as pb
-
-LONG = 2000  # tokens: more than any test waits for
-
-
-async def running(wire: Wire, id: str, tokens: int = 1) -> None:
-    """Returns when the call has so many tokens."""
-    stream = wire.watch(0, [id])
-    story = await read(stream, until=lambda story: id in story.calls and len(story[id].tokens) >= tokens)
-    stream.cancel()
-    assert not story[id].ends
-
 
 # ---- promises
 
@@ -155,6 +157,19 @@ async def test_a_timeout_covers_the_wait_for_parents(wire: Wire) -> None:
     assert len(content(slow)) > 0
     assert story["quick"].message.state == pb.STATE_DONE
     assert (await wire.get("long")).state == pb.STATE_RUNNING
+
+
+async def test_a_deadline_is_that_of_all_calls_of_a_workflow(wire: Wire) -> None:
+    await wire.submit(decode("early", max_tokens=LONG), decode("child", ["early"]))
+    await wire.open(deadline=seconds(0.4))
+    await wire.submit(decode("late", max_tokens=LONG, timeout=seconds(50)), decode("soon", timeout=seconds(0.1)))
+    story = await wire.ended("early", "child", "late")
+    for id in ("early", "late"):
+        message = story[id].message
+        assert (message.state, message.error.reason) == (pb.STATE_FAILED, "DEADLINE_EXCEEDED")
+        assert "the deadline of its workflow" in message.error.text
+    assert story["child"].message.state == pb.STATE_FAILED
+    assert 0.3 < story["late"].message.receipt.total.ToNanoseconds() / 1e9 < 5
 
 
 async def test_a_budget_ends_all_calls_and_can_be_raised(wire: Wire) -> None:

@@ -1,0 +1,70 @@
+"""The content of one attempt of a call as it is told: text and tokens piece by piece, merged for who reads late."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from operator import attrgetter
+
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.scheduler.spec import DecodeSpec, TokensAdded, Top
+from pavane.server.convert import top_messages
+from pavane.server.text.detokenizer import Detokenizer
+from pavane.server.text.stops import StopMatcher
+from pavane.server.text.tokenizer import Tokenizer
+
+_cursor = attrgetter("cursor")
+
+
+@dataclass(slots=True)
+class _Delta:
+    cursor: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top: tuple[Top, ...]
+    first_token: int
+    first_char: int
+
+
+class Deltas:
+    """Text that may still become part of a stop string is held back."""
+
+    def __init__(self, tokenizer: Tokenizer, decode: DecodeSpec | None) -> None:
+        self._text = Detokenizer(tokenizer)
+        self._stops: StopMatcher | None = None
+        self._min_tokens = 0  # before so many no stop string counts
+        if decode is not None and decode.stop:
+            self._min_tokens = decode.min_tokens
+            self._stops = StopMatcher(tokenizer, decode.stop, "" if decode.min_tokens else decode.beginning)
+        self._held = ""
+        self._deltas: list[_Delta] = []
+
+    def add(self, cursor: int, event: TokensAdded) -> None:
+        last = self._deltas[-1] if self._deltas else _Delta(0, "", (), (), (), 0, 0)
+        first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)
+        text = self._held + self._text.push(event.tokens)
+        hold = 0
+        if self._stops is not None:
+            watched = event.tokens[max(0, self._min_tokens - first_token) :]
+            matched = any(self._stops.push(token) is not None for token in watched)
+            hold = len(text) if matched else min(len(text), self._stops.held())
+        cut = len(text) - hold
+        self._held = text[cut:]
+        self._deltas.append(
+            _Delta(cursor, text[:cut], event.tokens, event.logprobs, event.top, first_token, first_char)
+        )
+
+    def after(self, cursor: int, message_id: str) -> pb.Event | None:
+        """All that came after the cursor as one event; None if nothing did."""
+        new = self._deltas[bisect_right(self._deltas, cursor, key=_cursor) :]
+        if not new:
+            return None
+        delta = pb.Delta(
+            text="".join(d.text for d in new), first_token=new[0].first_token, first_char=new[0].first_char
+        )
+        for d in new:
+            delta.tokens.extend(d.tokens)
+            delta.logprobs.extend(d.logprobs)
+            delta.top_logprobs.extend(top_messages(d.top))
+        return pb.Event(cursor=new[-1].cursor, id=message_id, delta=delta)

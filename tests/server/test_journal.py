@@ -1,0 +1,60 @@
+"""What readers of a journal are told, whenever they come."""
+
+from __future__ import annotations
+
+import pytest
+
+from pavane.protos.v1 import pavane_pb2 as pb
+from pavane.scheduler.spec import DecodeSpec, Ended, Failure, Outcome, Restarted, State, StateChanged, TokensAdded
+from pavane.server.journal import Journal
+from pavane.server.text.tokenizer import Tokenizer
+
+WHY = Failure("NOTHING_ALLOWED", "call 'a' finds no token", ("a",))
+
+
+@pytest.fixture
+def said(tokenizer: Tokenizer) -> tuple[TokensAdded, TokensAdded]:
+    """Two pieces of an answer: the first ends within a stop string."""
+    ids = tuple(tokenizer.encode("red STOP blue", special=False))
+    cut = next(i for i in range(len(ids)) if "ST" in tokenizer.decode(ids[:i]))
+    return TokensAdded("a", ids[:cut], ()), TokensAdded("a", ids[cut:], ())
+
+
+def kinds(events: list[pb.Event]) -> list[str | None]:
+    return [event.WhichOneof("event") for event in events]
+
+
+def test_what_was_said_before_a_restart_is_void(tokenizer: Tokenizer, said: tuple[TokensAdded, ...]) -> None:
+    journal = Journal(tokenizer)
+    journal.expect("a", DecodeSpec(seed=1, stop=("STOP now",)))
+    first, second = said
+    journal.record([StateChanged("a", State.RUNNING), first])
+    (state, early) = journal.read(0)
+    assert "ST" not in early.delta.text  # held back
+    cursor = journal.cursor
+    journal.record([second, Restarted("a", 2, WHY)])
+    (restarted,) = journal.read(cursor)
+    assert (restarted.restarted.attempt, restarted.restarted.error.reason) == (2, "NOTHING_ALLOWED")
+    assert list(restarted.restarted.error.ids) == ["a"]
+    assert kinds(journal.read(0)) == ["state", "restarted"]
+
+    journal.record([first, second])
+    for after in (0, cursor):
+        told = journal.read(after)
+        assert kinds(told)[-2:] == ["restarted", "delta"]
+        delta = told[-1].delta
+        assert (delta.text, delta.first_token, delta.first_char) == ("red STOP blue", 0, 0)
+        assert list(delta.tokens) == [*first.tokens, *second.tokens]
+    assert kinds(journal.read(0, deltas=False)) == ["state", "restarted"]
+    assert kinds(journal.read(restarted.cursor)) == ["delta"]
+    assert state.state == pb.STATE_RUNNING
+
+
+def test_of_an_ended_call_only_the_end_is_told(tokenizer: Tokenizer, said: tuple[TokensAdded, ...]) -> None:
+    journal = Journal(tokenizer)
+    journal.expect("a", DecodeSpec(seed=1))
+    outcome = Outcome("a", State.DONE, tokens=said[0].tokens, content=(0, 2), decode=True, attempts=3)
+    journal.record([Restarted("a", 2, WHY), said[0], Restarted("a", 3, WHY), said[0], Ended("a", outcome)])
+    (ended,) = journal.read(0)
+    assert ended.done.attempts == 3
+    assert list(ended.done.tokens) == list(said[0].tokens)
