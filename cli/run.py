@@ -96,20 +96,20 @@ async def _run(console: Console, graph: Graph, args: argparse.Namespace) -> Outc
 
 
 async def _follow(board: Board, message: Message) -> Result:
-    lane, begun = message.id, False
+    lane, attempt = message.id, 0
     try:
         async for delta in message:
-            if not begun:
-                board.begin(lane, lane)
+            if delta.attempt != attempt:
+                attempt = delta.attempt
+                board.begin(lane, lane if attempt == 1 else f"{lane}, attempt {attempt}")
                 board.write(lane, message.call.decode.header.turn.text)
-                begun = True
             board.write(lane, delta.text)
         result = await message
     except PavaneError as error:
-        if begun:
+        if attempt:
             board.end(lane, error.reason)
         raise
-    if begun:
+    if attempt:
         board.end(lane, f"{result.receipt.generated} tokens")
     return result
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -50,6 +51,7 @@ from pavane.server.interceptor import ErrorInterceptor
 from pavane.server.journal import Journals
 from pavane.server.metrics import Metrics
 from pavane.server.service import ModelService, WorkflowService
+from pavane.server.tenants_file import read_tenants
 from pavane.server.text.chat_choice import choose_chat_format
 from pavane.server.text.constraint import Constraints
 from pavane.server.text.stops import StopMatcher as TextStopMatcher
@@ -125,6 +127,7 @@ class Server:
 async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
     _check_address(config)
+    tenants = read_tenants(Path(config.tenants)) if config.tenants else None
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -169,6 +172,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         token_budget=config.max_num_batched_tokens,
         share=not config.batch_invariant,
         policy=config.scheduling_policy,
+        tenants=tenants,
     )
     metrics = Metrics(scheduler)
     tally = Tally(monotonic())

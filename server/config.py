@@ -55,6 +55,7 @@ class ServerConfig:
     max_unfinished_calls: int = _flag(
         16_384, "calls accepted and not ended, at most; beyond, Submit is refused for now"
     )
+    tenants: str = _flag("", "JSON file: the share and the bounds of namespaces; default: equal shares, no bounds")
     max_message_mb: int = _flag(64, "size of one gRPC message, at most")
     chat_format: str = _flag(
         "auto",

@@ -14,7 +14,7 @@ MAX_ATTEMPTS = 16
 MAX_READERS = 100_000
 MAX_LABELS, MAX_LABEL_CHARS = 16, 256
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
+NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 def check_id(value: str, what: str) -> str:
@@ -26,7 +26,7 @@ def check_id(value: str, what: str) -> str:
 
 
 def check_namespace(value: str) -> str:
-    if not _NAMESPACE.fullmatch(value):
+    if not NAMESPACE.fullmatch(value):
         raise RequestError(
             Reason.INVALID_ID,
             f"namespace {value[:80]!r} is not valid: at most 64 of the characters A-Z a-z 0-9 . _ -",

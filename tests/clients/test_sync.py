@@ -51,6 +51,8 @@ def test_the_same_verbs_without_a_loop(process):
                 held.result(timeout=0.01)
             with ThreadPoolExecutor() as pool:
                 waiting = pool.submit(held.result)
+                assert wf.finish(answer) == ()
+                assert not answer.finish()
                 assert held.cancel() == ("held",)
                 with pytest.raises(CallCancelled):
                     waiting.result()

@@ -102,6 +102,8 @@ def test_a_process_that_does_not_start(ends: Ends, name: str) -> None:
         (["--num-slots", "many"], {}, ("--num-slots", "'many'")),
         (["--dtype", "int3"], {}, ("--dtype", "'int3'", "bfloat16")),
         (["--slots", "5"], {}, ("--slots",)),
+        ([*FREE, "--tenants", "/nowhere/t.json"], {}, ("--tenants /nowhere/t.json", "cannot be read")),
+        (FREE, {"PAVANE_TENANTS": "/"}, ("--tenants /", "cannot be read")),
         ([], {"PAVANE_PORT": "many"}, ("PAVANE_PORT=many", "not a whole number")),
         ([], {"PAVANE_DRAIN_TIMEOUT": "long"}, ("PAVANE_DRAIN_TIMEOUT=long", "not a number")),
         ([], {"PAVANE_NUM_SLOTS": "3"}, ("--num-slots is 3", "16 to")),
