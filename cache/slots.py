@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import islice
 from typing import NamedTuple
+
+LOOKED_AT = 16  # extents of a request's own class, of which some are long enough
 
 
 class Extent(NamedTuple):
@@ -21,10 +25,11 @@ class OutOfSlotsError(Exception):
 
 
 class SlotPool:
-    """Free slots as maximal extents, in buckets by the power of two below their length.
+    """Free slots as maximal extents, in classes of nearly equal length: eight to each power of two.
 
-    Allocation and release take O(log size) per extent. Requests are served from one extent where one is long enough
-    (the shortest bucket that surely fits), else from the longest ones.
+    Requests are served from one extent where one is found that is long enough: among the first few of the request's
+    own class, else in the next class, of which every extent is; else from the longest ones. The cost does not depend on
+    how many extents there are. (Classes and the bit mask of those in use are TLSF's: Masmano et al., ECRTS 2004.)
     """
 
     def __init__(self, size: int) -> None:
@@ -32,7 +37,9 @@ class SlotPool:
         self.free = size
         self._length: dict[int, int] = {}
         self._start_by_end: dict[int, int] = {}
-        self._buckets: list[dict[int, None]] = [{} for _ in range(size.bit_length() + 1)]
+        # Not plain dicts: the first key of one whose first keys were deleted is found by a scan.
+        self._classes: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(_class(size) + 1)]
+        self._in_use = 0  # bit i: class i has extents
         if size:
             self._put(0, size)
 
@@ -66,17 +73,17 @@ class SlotPool:
         return [Extent(start, length) for start, length in sorted(self._length.items())]
 
     def _find(self, count: int) -> int:
-        for bucket in self._buckets[count.bit_length() :]:  # every extent in these is long enough
-            if bucket:
-                return next(iter(bucket))
-        same = self._buckets[count.bit_length() - 1]
-        for start in same:
-            if self._length[start] >= count:
-                return start
-        for bucket in reversed(self._buckets):
-            if bucket:
-                return next(iter(bucket))
-        raise OutOfSlotsError("the free count and the free extents disagree")
+        own = _class(count)
+        if own < len(self._classes):
+            for start in islice(self._classes[own], LOOKED_AT):
+                if self._length[start] >= count:
+                    return start
+        longer = self._in_use >> (own + 1)
+        if longer:
+            return next(iter(self._classes[own + (longer & -longer).bit_length()]))
+        if not self._in_use:
+            raise OutOfSlotsError("the free count and the free extents disagree")
+        return next(iter(self._classes[self._in_use.bit_length() - 1]))
 
     def _take(self, start: int, count: int) -> Extent:
         length = self._drop(start)
@@ -88,13 +95,25 @@ class SlotPool:
     def _put(self, start: int, length: int) -> None:
         self._length[start] = length
         self._start_by_end[start + length] = start
-        self._buckets[length.bit_length() - 1][start] = None
+        index = _class(length)
+        self._classes[index][start] = None
+        self._in_use |= 1 << index
 
     def _drop(self, start: int) -> int:
         length = self._length.pop(start)
         del self._start_by_end[start + length]
-        del self._buckets[length.bit_length() - 1][start]
+        index = _class(length)
+        extents = self._classes[index]
+        del extents[start]
+        if not extents:
+            self._in_use &= ~(1 << index)
         return length
+
+
+def _class(length: int) -> int:
+    """0, 1, ... 15 by themselves, then eight classes from each power of two to the next."""
+    shift = max(0, length.bit_length() - 4)
+    return 8 * shift + (length >> shift)
 
 
 def length_of(extents: list[Extent]) -> int:

@@ -1,6 +1,7 @@
 """The pool of slots against a set."""
 
 from itertools import pairwise
+from time import perf_counter
 
 import pytest
 from hypothesis import settings
@@ -82,13 +83,40 @@ def test_an_empty_pool_has_nothing() -> None:
         pool.allocate(1)
 
 
-def test_the_shortest_bucket_that_surely_fits_is_taken() -> None:
+def test_the_shortest_extents_that_surely_fit_are_taken() -> None:
     pool = SlotPool(64)
     extents = pool.allocate(64)
     assert extents == [Extent(0, 64)]
     pool.release([Extent(0, 20), Extent(30, 4), Extent(50, 14)])
     assert pool.allocate(3) == [Extent(30, 3)]
     assert pool.allocate(12, after=50) == [Extent(50, 12)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 15, 16, 31, 33, 500, 1000])
+def test_an_extent_of_the_very_length_is_taken_before_a_longer_one(count: int) -> None:
+    pool = SlotPool(10_000)
+    pool.allocate(10_000)
+    pool.release([Extent(0, 4000), Extent(6000, count)])
+    assert pool.allocate(count) == [Extent(6000, count)]
+
+
+@pytest.mark.parametrize("size", range(1, 70))
+def test_one_extent_serves_every_request_up_to_its_length(size: int) -> None:
+    for count in range(1, size + 1):
+        pool = SlotPool(size)
+        assert pool.allocate(count) == [Extent(0, count)]
+        assert pool.free_extents() == ([Extent(count, size - count)] if count < size else [])
+
+
+def test_many_extents_that_are_just_too_short_cost_nothing() -> None:
+    """63 slots in a pool whose free extents are 100,000 of 60: of one class, and none is long enough."""
+    pool = SlotPool(10_000_000)
+    pool.allocate(10_000_000)
+    pool.release([Extent(start, 60) for start in range(0, 10_000_000, 100)])
+    begin = perf_counter()
+    for _ in range(100):
+        assert length_of(pool.allocate(63)) == 63
+    assert perf_counter() - begin < 0.1, "100 scans of all take a second"
 
 
 def test_a_request_longer_than_any_extent_is_put_together() -> None:
