@@ -2,14 +2,15 @@
 
 from pavane.cache.audit import AuditError, audit
 from pavane.cache.graph import GraphCache, NeverFitsError
-from pavane.cache.nodes import Context, Member, Node, Position, Span
-from pavane.cache.slots import Extent, cut, length_of
+from pavane.cache.nodes import Context, Keep, Member, Node, Position, Span
+from pavane.cache.slots import Extent, cut
 
 __all__ = [
     "AuditError",
     "Context",
     "Extent",
     "GraphCache",
+    "Keep",
     "Member",
     "NeverFitsError",
     "Node",
@@ -17,5 +18,4 @@ __all__ = [
     "Span",
     "audit",
     "cut",
-    "length_of",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pavane.cache.eviction import Idle
 from pavane.cache.graph import GraphCache
-from pavane.cache.nodes import Context, Node, Span
+from pavane.cache.nodes import LEVELS, Context, Keep, Node, Span
 from pavane.cache.slots import length_of
 
 
@@ -14,18 +15,19 @@ class AuditError(AssertionError):
     """The state of the cache contradicts itself."""
 
 
-def audit(cache: GraphCache, retained: Iterable[Span] = (), held: Iterable[Span] = ()) -> None:
+def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), held: Iterable[Span] = ()) -> None:
     """Raises AuditError at the first broken invariant.
 
-    `retained` are the spans that messages and waiting calls hold, `held` those that running calls have acquired; they
-    must explain every reference and every lock.
+    `retained` are the spans that messages and waiting calls hold, with the level (HELD if none is given), `held` those
+    that running calls have acquired; they must explain every reference and every lock.
     """
     refs: Counter[Node] = Counter()
-    readers: Counter[Node] = Counter()
+    holders: Counter[tuple[Node, Keep]] = Counter()
     locks: Counter[Node] = Counter()
-    for span in retained:
+    for item in retained:
+        span, level = (item, Keep.HELD) if isinstance(item, Span) else item
         for node in span.upwards():
-            readers[node] += 1
+            holders[node, level] += 1
             refs[node] += 1
     for span in held:
         locks.update(span.upwards())
@@ -34,31 +36,28 @@ def audit(cache: GraphCache, retained: Iterable[Span] = (), held: Iterable[Span]
             refs.update(member.span.upwards())
 
     used = cache.pool.free_extents()
-    idle_slots = 0
-    slots_held: Counter[str] = Counter()
+    idle_slots = dict.fromkeys(LEVELS, 0)
     seen: set[Node] = set()
     for context in cache.contexts.values():
         for node in _walk(context):
             seen.add(node)
             _check_node(cache, node)
             used.extend(node.extents or ())
-            if node.extents is not None:
-                slots_held[context.namespace] += length_of(node.extents)
             _same("refs", node.refs, refs[node], node)
-            _same("readers", node.readers, readers[node], node)
+            explained = [holders[node, level] for level in LEVELS]
+            _same("holders", node.holders, explained, node)
+            _same("level", node.level, max((k for k in LEVELS if node.holders[k]), default=Keep.NONE), node)
             _same("locks", node.locks, locks[node], node)
-            idle = [node in group for group in cache._idle]
-            should = node.extents is not None and node.locks == 0
-            _same("idle", idle, [should and not node.readers, should and node.readers > 0], node)
-            if should:
-                idle_slots += length_of(node.extents or [])
+            _same("idle", node.rank is not None, node.extents is not None and node.locks == 0, node)
+            if node.rank is not None:
+                idle_slots[node.level] += length_of(node.extents or [])
     for what, counter in (("retained", refs), ("held", locks)):
         lost = [node for node in counter if node not in seen]
         if lost:
             raise AuditError(f"{what} but in no tree: depth {lost[0].lo}..{lost[0].hi}")
-    _same("idle slots", cache.idle_slots, idle_slots)
-    _same("slots by namespace", dict(cache.slots_held), dict(slots_held))
-    _same("idle nodes", sum(map(len, cache._idle)), sum(1 for n in seen if n.extents is not None and n.locks == 0))
+    _check_order(cache._idle, {node for node in seen if node.rank is not None})
+    _same("idle slots by level", cache.tokens_by_level(), idle_slots)
+    _same("idle slots", cache.idle_slots, sum(idle_slots.values()))
     _same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
     end = 0
     for start, length in sorted(used):
@@ -105,6 +104,18 @@ def _check_node(cache: GraphCache, node: Node) -> None:
     for fact, holds in facts.items():
         if holds:
             raise AuditError(f"node at depth {node.lo}..{node.hi}: {fact}")
+
+
+def _check_order(idle: Idle, nodes: set[Node]) -> None:
+    order = list(idle)
+    _same("ranks", idle.ranks, sorted(idle.buckets))
+    _same("empty buckets", [rank for rank, bucket in idle.buckets.items() if not bucket], [])
+    _same("nodes in the order of eviction", (len(order), set(order)), (len(nodes), nodes))
+    for rank, bucket in idle.buckets.items():
+        for node in bucket:
+            _same("rank", node.rank, rank, node)
+    if idle.by_level:
+        _same("levels in the order of eviction", [n.level for n in order], sorted(n.level for n in order))
 
 
 def _same(what: str, is_now: object, should_be: object, node: Node | None = None) -> None:

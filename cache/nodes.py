@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -12,14 +13,29 @@ from pavane.cache.slots import Extent, cut
 KEY_BYTES = 20
 
 
+class Keep(IntEnum):
+    """What the KV of an encoding is kept for; what is kept for less goes first."""
+
+    NONE = 0  # nobody; a lookup may find it
+    IDLE = 1  # a message of a workflow that waits for a person or a tool
+    HELD = 2  # a message of an active workflow, without declared readers
+    LATER = 3  # a declared reader is blocked
+    SOON = 4  # a reader is ready and waits for room
+    PINNED = 5  # somebody asked for it
+
+
+LEVELS = tuple(Keep)
+
+
 class Node:
     """An edge of a context's radix tree: a run of tokens, and the slots of its KV if it has any.
 
     The node and its KV have separate lives: `extents` is None while nothing is stored. `filled` counts the leading
     tokens whose K and V are written (by steps up to the one being planned). `owner` is the call that is computing the
-    rest. `locks` counts running calls that read or write the node, `refs` everything that needs it to exist, `readers`
-    the messages and waiting calls among these. `children` are found by lookups, `branches` (running decodes) are not.
-    `known` is the most that `filled` ever was: what is computed below it is computed again.
+    rest. `locks` counts running calls that read or write the node, `refs` everything that needs it to exist, `holders`
+    the messages and waiting calls among these by what they keep it for, and `level` is the highest that has one.
+    `children` are found by lookups, `branches` (running decodes) are not. `known` is the most that `filled` ever was:
+    what is computed below it is computed again. `rank` is its place in the order of eviction while it is idle.
     """
 
     __slots__ = (
@@ -29,12 +45,14 @@ class Node:
         "context",
         "extents",
         "filled",
+        "holders",
         "known",
+        "level",
         "lo",
         "locks",
         "owner",
         "parent",
-        "readers",
+        "rank",
         "refs",
         "tokens",
     )
@@ -51,7 +69,9 @@ class Node:
         self.known = 0
         self.locks = 0
         self.refs = 0
-        self.readers = 0
+        self.holders = [0] * len(LEVELS)
+        self.level = Keep.NONE
+        self.rank: int | None = None
         self.owner: object | None = None
         self._hash: blake2b | None = None
 
@@ -152,17 +172,17 @@ class Context:
     """Which encodings are visible, at which placement relative to `start`, where the paths of the tree begin.
 
     Offsets are in the frame of the call that opened the context; a later call with an equal context computes in this
-    same frame, shifted.
+    same frame, shifted. `visible` counts the tokens of its members.
     """
 
-    __slots__ = ("key", "members", "namespace", "root", "signature", "start")
+    __slots__ = ("key", "members", "root", "signature", "start", "visible")
 
-    def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
-        self.namespace = namespace
+    def __init__(self, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
         self.key = key
         self.start = start
         self.members = members
         self.signature = signature
+        self.visible = sum(member.span.length for member in members)
         self.root = Node(self, None, 0, array("i"))
 
     @property

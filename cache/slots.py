@@ -117,7 +117,7 @@ def _class(length: int) -> int:
 
 
 def length_of(extents: list[Extent]) -> int:
-    return sum(extent.length for extent in extents)
+    return extents[0].length if len(extents) == 1 else sum([extent.length for extent in extents])
 
 
 def cut(extents: list[Extent], count: int) -> tuple[list[Extent], list[Extent]]:

@@ -5,54 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from support.caches import A, B, C, N, compute, leave, message, put, stored
 
-from pavane.cache import AuditError, GraphCache, Member, NeverFitsError, Span, audit
+from pavane.cache import AuditError, GraphCache, Keep, Member, NeverFitsError, Span, audit
 from pavane.cache.slots import Extent
-
-N = ""
-A, B, C = [3, 4, 5], [6, 7], [8, 9, 10, 11]
-
-
-def put(cache: GraphCache, tokens: Sequence[int], visible: Sequence[Member] = (), start: int = 0) -> Span:
-    """A message: known, not yet computed."""
-    span = cache.extend(cache.position(N, visible, start).node, tokens)
-    cache.retain(span)
-    return span
-
-
-def compute(cache: GraphCache, *spans: Span, owner: object = "call") -> list[Span]:
-    """Acquires, writes and gives back."""
-    needs = cache.requirements(spans)
-    assert cache.acquire(needs, owner)
-    for need in needs:
-        for node in need.nodes():
-            if node.owner is owner:
-                cache.fill(node, len(node) - node.filled)
-    cache.abandon(needs, owner)
-    return needs
-
-
-def message(cache: GraphCache, tokens: Sequence[int], visible: Sequence[Member] = (), start: int = 0) -> Span:
-    span = put(cache, tokens, visible, start)
-    compute(cache, span)
-    return span
-
-
-def stored(cache: GraphCache, span: Span) -> bool:
-    return all(node.complete for node in span.nodes())
-
-
-def leave(cache: GraphCache, *spans: Span) -> None:
-    """Nothing stays once everything is released and evicted."""
-    for span in spans:
-        cache.release(span)
-    audit(cache)
-    cache.evict(cache.pool.size)
-    audit(cache)
-    assert cache.contexts == {}
-    assert cache.pool.free == cache.pool.size
-    assert cache.idle_slots == 0
-
 
 # ---- which encodings are the same
 
@@ -513,32 +469,6 @@ def test_a_step_that_failed_leaves_nothing() -> None:
 # ---- eviction
 
 
-def test_without_readers_first_then_the_oldest() -> None:
-    cache = GraphCache(100)
-    old, mid, new = (message(cache, tokens, [], 40 * i) for i, tokens in enumerate((A, B, C)))
-    cache.release(new)
-    cache.evict(1)
-    assert [stored(cache, span) for span in (old, mid)] == [True, True]
-    assert cache.pool.free == 95, "the newest had no reader"
-    compute(cache, old)  # used again
-    cache.evict(1)
-    assert [stored(cache, span) for span in (old, mid)] == [True, False]
-    leave(cache, old, mid)
-
-
-def test_the_deepest_of_a_path_goes_first() -> None:
-    cache = GraphCache(100)
-    a = message(cache, A)
-    b = message(cache, B, [Member(a, 0)], 3)
-    whole = Span(b.node, 0)
-    needs = cache.requirements([whole])
-    assert cache.acquire(needs, "call")
-    cache.abandon(needs, "call")
-    cache.evict(1)
-    assert stored(cache, a)
-    assert not stored(cache, b)
-
-
 def test_what_runs_is_inviolable() -> None:
     cache = GraphCache(10)
     a, b = message(cache, A), message(cache, B, [], 40)
@@ -602,8 +532,13 @@ def corrupt_refs(cache: GraphCache, span: Span) -> None:
     span.node.refs += 1
 
 
-def corrupt_readers(cache: GraphCache, span: Span) -> None:
-    span.node.readers -= 1
+def corrupt_holders(cache: GraphCache, span: Span) -> None:
+    span.node.holders[Keep.HELD] -= 1
+
+
+def corrupt_level(cache: GraphCache, span: Span) -> None:
+    span.node.holders[Keep.HELD] -= 1
+    span.node.holders[Keep.SOON] += 1
 
 
 def corrupt_locks(cache: GraphCache, span: Span) -> None:
@@ -623,12 +558,11 @@ def miscount_free(cache: GraphCache, span: Span) -> None:
 
 
 def miscount_idle(cache: GraphCache, span: Span) -> None:
-    cache.idle_slots += 1
+    cache._idle.slots += 1
 
 
 def forget_idle(cache: GraphCache, span: Span) -> None:
-    cache.idle_slots -= len(span.node)
-    del cache._idle[1][span.node]
+    cache._idle.discard(span.node)
 
 
 def overfill(cache: GraphCache, span: Span) -> None:
@@ -664,13 +598,14 @@ def wrong_depth(cache: GraphCache, span: Span) -> None:
 
 def empty_extents(cache: GraphCache, span: Span) -> None:
     cache.pool.release(span.node.extents or [])
-    cache.idle_slots -= len(span.node)
+    cache._idle.discard(span.node)
     span.node.extents, span.node.filled = [], 0
 
 
 CORRUPTIONS = [
-    corrupt_refs, corrupt_readers, corrupt_locks, leak_slots, share_slots, miscount_free, miscount_idle, forget_idle,
-    overfill, half_written, orphan_owner, lose_context, cut_off, wrong_index, wrong_depth, empty_extents,
+    corrupt_refs, corrupt_holders, corrupt_level, corrupt_locks, leak_slots, share_slots, miscount_free,
+    miscount_idle, forget_idle, overfill, half_written, orphan_owner, lose_context, cut_off, wrong_index, wrong_depth,
+    empty_extents,
 ]  # fmt: skip
 
 

@@ -8,9 +8,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pavane.cache import GraphCache, Member, NeverFitsError, Node, Span, audit
+from pavane.cache import GraphCache, Keep, Member, NeverFitsError, Node, Span, audit
+from pavane.cache.eviction import POLICIES, Policy
+from pavane.cache.graph import Change
 
 TOKENS = st.lists(st.integers(3, 5), min_size=1, max_size=7)
+LEVELS = st.sampled_from(Keep)
 
 
 @dataclass(eq=False)
@@ -20,14 +23,26 @@ class Holder:
     span: Span
     decode: bool
     tokens: list[int]
+    level: Keep
     needs: list[Span] = field(default_factory=list)
 
 
 class CacheMachine(RuleBasedStateMachine):
-    @initialize(slots=st.sampled_from([12, 25, 60]), bos=st.sampled_from([None, 1]), absolute=st.booleans())
-    def open(self, slots: int, bos: int | None, absolute: bool) -> None:
-        self.cache = GraphCache(slots, bos_id=bos, absolute=absolute)
+    @initialize(
+        slots=st.sampled_from([12, 25, 60]),
+        bos=st.sampled_from([None, 1]),
+        absolute=st.booleans(),
+        eviction=st.sampled_from(POLICIES),
+    )
+    def open(self, slots: int, bos: int | None, absolute: bool, eviction: Policy) -> None:
+        self.cache = GraphCache(slots, bos_id=bos, absolute=absolute, eviction=eviction, on_change=self.changed)
+        self.found = 0  # tokens with KV that lookups find, by what `on_change` has told
         self.holders: list[Holder] = []
+
+    def changed(self, change: Change, node: Node, tokens: int) -> None:
+        assert 0 < tokens <= len(node)
+        assert node.complete == (change == "stored")
+        self.found += tokens if change == "stored" else -tokens
 
     def pick(self, data: st.DataObject, holders: list[Holder]) -> Holder:
         return data.draw(st.sampled_from(range(len(holders))).map(lambda i: holders[i]))
@@ -43,24 +58,44 @@ class CacheMachine(RuleBasedStateMachine):
             cursor = members[-1].end
         return members, max((member.end for member in members), default=data.draw(st.sampled_from([0, 0, 4])))
 
-    @rule(data=st.data(), tokens=TOKENS, decode=st.booleans(), namespace=st.sampled_from(["", "", "other"]))
-    def submit(self, data: st.DataObject, tokens: list[int], decode: bool, namespace: str) -> None:
+    @rule(
+        data=st.data(), tokens=TOKENS, decode=st.booleans(), level=LEVELS, namespace=st.sampled_from(["", "", "other"])
+    )
+    def submit(self, data: st.DataObject, tokens: list[int], decode: bool, level: Keep, namespace: str) -> None:
         members, start = self.view(data) if namespace == "" else ([], 0)
         place = self.cache.position(namespace, members, start)
         span = self.cache.branch(place.node, tokens) if decode else self.cache.extend(place.node, tokens)
-        self.cache.retain(span)
+        self.cache.retain(span, level)
         assert span.tokens().tolist() == tokens
         assert span.lo == place.node.hi
         again = self.cache.position(namespace, members[::-1], start)
         assert again == place
-        self.holders.append(Holder(span, decode, tokens))
+        self.holders.append(Holder(span, decode, tokens, level))
 
     @precondition(lambda self: any(not h.needs for h in self.holders))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         holder = self.pick(data, [h for h in self.holders if not h.needs])
         self.holders.remove(holder)
-        self.cache.release(holder.span)
+        self.cache.release(holder.span, holder.level)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data(), level=LEVELS)
+    def regrade(self, data: st.DataObject, level: Keep) -> None:
+        holder = self.pick(data, self.holders)
+        self.cache.regrade(holder.span, holder.level, level)
+        holder.level = level
+
+    @precondition(lambda self: any(h.needs and h.span.node.filled for h in self.holders))
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """The step that wrote the end of a message has failed, and its call gives up."""
+        holder = self.pick(data, [h for h in self.holders if h.needs and h.span.node.filled])
+        node = holder.span.node
+        if node.locks == 1 and not node.children and not node.branches:
+            self.cache.unfill(node, node.lo + data.draw(st.integers(0, node.filled - 1)))
+            self.cache.abandon(holder.needs, holder)
+            holder.needs = []
 
     @precondition(lambda self: any(not h.needs for h in self.holders))
     @rule(data=st.data(), spare=st.integers(0, 6))
@@ -141,6 +176,8 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 20))
     def evict(self, count: int) -> None:
         idle, free = self.cache.idle_slots, self.cache.pool.free
+        before = sum(self.cache.tokens_by_level().values())
+        assert before == idle
         freed = self.cache.evict(count)
         assert freed >= min(count, idle)
         assert self.cache.pool.free == free + freed
@@ -148,7 +185,8 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def sound(self) -> None:
         held = [need for holder in self.holders for need in holder.needs]
-        audit(self.cache, [holder.span for holder in self.holders], held)
+        audit(self.cache, [(holder.span, holder.level) for holder in self.holders], held)
+        assert self.found == sum(len(node) for node in nodes_of(self.cache) if node.indexed and node.complete)
         for holder in self.holders:
             assert holder.span.tokens().tolist() == holder.tokens
 
@@ -157,12 +195,23 @@ class CacheMachine(RuleBasedStateMachine):
             return
         for holder in self.holders:
             self.cache.abandon(holder.needs, holder)
-            self.cache.release(holder.span)
+            self.cache.release(holder.span, holder.level)
         audit(self.cache)
         self.cache.evict(self.cache.pool.size)
         audit(self.cache)
         assert self.cache.contexts == {}
         assert self.cache.pool.free == self.cache.pool.size
+        assert self.found == 0
+
+
+def nodes_of(cache: GraphCache) -> list[Node]:
+    nodes: list[Node] = []
+    pending = [context.root for context in cache.contexts.values()]
+    while pending:
+        below = [*pending[-1].children.values(), *pending.pop().branches]
+        pending += below
+        nodes += below
+    return nodes
 
 
 TestCache = CacheMachine.TestCase
