@@ -243,7 +243,7 @@ class GraphCache:
             above = own.parent
             child = above.children.get(own.tokens[0])
             if child is None:
-                above.branches.remove(own)
+                del above.branches[own]
                 above.children[own.tokens[0]] = own
                 if own.complete:
                     self._stored(own)
@@ -366,11 +366,11 @@ class GraphCache:
     def _fold(self, own: Node, twin: Node, needs: list[Span]) -> None:
         """`twin` has the same tokens and KV as `own`, the first part of a branch: it takes its place."""
         assert own.parent is not None
-        own.parent.branches.remove(own)
+        del own.parent.branches[own]
         below = next(iter(own.children.values()), None)
         if below is not None:
             below.parent = twin
-            twin.branches.add(below)
+            twin.branches[below] = None
         twin.refs += own.refs
         for level in LEVELS:
             if own.holders[level]:

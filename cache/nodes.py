@@ -63,7 +63,7 @@ class Node:
         self.lo = lo
         self.tokens = tokens
         self.children: dict[int, Node] = {}
-        self.branches: set[Node] = set()
+        self.branches: dict[Node, None] = {}
         self.extents: list[Extent] | None = None
         self.filled = 0
         self.known = 0

@@ -74,7 +74,7 @@ class Trees:
     def branch(self, node: Node, tokens: Sequence[int]) -> Span:
         """See `GraphCache.branch`."""
         child = Node(node.context, node, node.hi, array("i", tokens))
-        node.branches.add(child)
+        node.branches[child] = None
         return Span(child, child.lo)
 
     def split(self, node: Node, at: int) -> Node:
@@ -92,8 +92,8 @@ class Trees:
         if node.indexed:
             parent.children[node.tokens[0]] = upper
         else:
-            parent.branches.remove(node)
-            parent.branches.add(upper)
+            del parent.branches[node]
+            parent.branches[upper] = None
         upper.children = {node.tokens[at]: node}
         node.parent, node.lo = upper, node.lo + at
         node.tokens = node.tokens[at:]
@@ -126,7 +126,7 @@ class Trees:
                 if current.indexed:
                     del parent.children[current.tokens[0]]
                 else:
-                    parent.branches.remove(current)
+                    del parent.branches[current]
                 pending.append(parent)
 
     def _root_key(self, namespace: str) -> bytes:
