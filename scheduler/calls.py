@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pavane.cache import Member, Span
 from pavane.scheduler.edits import Edits
-from pavane.scheduler.spec import CallSpec, Failure, Finish, Outcome, ParentUse, Receipt, State, Top
+from pavane.scheduler.spec import CallSpec, Failure, Finish, GroupSpec, Outcome, ParentUse, Receipt, State, Top
 from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import StopMatcher
 
@@ -43,6 +43,8 @@ class Call:
     # the graph
     parents: list[Call] = field(default_factory=list)  # and the source of a copy
     children: dict[Call, None] = field(default_factory=dict)  # that have not ended
+    groups: list[Group] = field(default_factory=list)  # that it reads
+    member_of: list[Group] = field(default_factory=list)
     pending: int = 0  # parents and groups whose promise is open
     promised: bool = False  # its own is kept: children may read it
     unfinished_readers: int = 0
@@ -149,6 +151,27 @@ class Call:
 
 
 @dataclass(slots=True, eq=False)
+class Group:
+    """The promise of some of its members: open until `winners` are known or it has failed."""
+
+    spec: GroupSpec
+    workflow: Workflow
+    members: list[Call]
+    children: dict[Call, None] = field(default_factory=dict)  # that wait for it
+    winners: tuple[Call, ...] = ()  # in the order of the members
+    failure: Failure | None = None
+    released: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def open(self) -> bool:
+        return not self.winners and self.failure is None
+
+
+@dataclass(slots=True, eq=False)
 class Workflow:
     """Ids of one workflow and what they stand for."""
 
@@ -164,6 +187,7 @@ class Workflow:
     deadline: float | None = None  # for all of its calls
     work: float = 0.0  # left to do, in the units of estimates.py
     calls: dict[str, Call] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)  # of every id ever used, released ones too
     unfinished: int = 0
     spent: int = 0

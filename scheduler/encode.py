@@ -19,18 +19,18 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
     if node.context is call.span.node.context and node.lo >= call.span.lo:
         begin = lo - call.span.lo
         header = max(0, min(begin + count, call.own_visible) - max(begin + count - first, 0))
-        call.fresh += min(header, first)
-        call.reencoded += count - first
+        step.count(call, "fresh", min(header, first))
+        step.count(call, "reencoded", count - first)
         if decode is not None and decode.one_pass and decode.logprobs:
             _score(call, item, begin, count, step)
     elif node.context.signature is not None:  # BOS is never counted
         use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
         if use is not None:
-            use.fresh += first
-            call.reencoded += count - first
+            step.count(use, "fresh", first)
+            step.count(call, "reencoded", count - first)
         else:
-            call.reencoded += count
-    call.workflow.spent += first
+            step.count(call, "reencoded", count)
+    step.count(call.workflow, "spent", first)
     return item
 
 

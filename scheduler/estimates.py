@@ -40,19 +40,23 @@ class Estimates:
         tokens = exact or self.length(call.workflow.namespace, min(decode.max_tokens or limit, limit))
         return len(call.spec.tokens) + DECODED * tokens
 
-    def link(self, call: Call, limit: int) -> None:
-        """A new call: its workflow has more to do, and those above it a longer chain below them."""
+    def link(self, call: Call, limit: int) -> list[Call]:
+        """A new call: its workflow has more to do, and those above it a longer chain below them. Returns these."""
         call.work = call.chain = self.work(call, limit)
         call.workflow.work += call.work
-        updates = MOST_UPDATES
         longer = [call]
-        while longer and updates:
+        changed: list[Call] = []
+        while longer:
             below = longer.pop()
-            for parent in below.parents:
-                if not parent.state.ended and parent.work + below.chain > parent.chain and updates:
-                    updates -= 1
+            members = (member for group in below.groups if group.open for member in group.members)
+            for parent in (*below.parents, *members):
+                if not parent.state.ended and parent.work + below.chain > parent.chain:
+                    if len(changed) == MOST_UPDATES:
+                        return changed
+                    changed.append(parent)
                     parent.chain = parent.work + below.chain
                     longer.append(parent)
+        return changed
 
     def unlink(self, call: Call) -> None:
         """The call has ended."""

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pavane.scheduler.calls import Call, Workflow
+from pavane.scheduler.calls import Call, Group, Workflow
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.spec import CallSpec
+from pavane.scheduler.spec import CallSpec, GroupSpec
 from pavane.scheduler.tenants import Tenants
 
 
@@ -63,19 +63,36 @@ class Graph:
     def call(self, workflow: Workflow, message_id: str) -> Call:
         found = workflow.calls.get(message_id)
         if found is None:
-            gone = message_id in workflow.digests
-            text = f"message {message_id!r} was released" if gone else f"no message {message_id!r} in this workflow"
+            if message_id in workflow.groups:
+                text = f"{message_id!r} is a group, not a message: name one of its members"
+            elif message_id in workflow.digests:
+                text = f"message {message_id!r} was released"
+            else:
+                text = f"no message {message_id!r} in this workflow"
             raise RequestError(Reason.UNKNOWN_MESSAGE, text, (message_id,))
         return found
 
-    def submit(self, workflow: Workflow, specs: Sequence[CallSpec], now: float, retry_after: float) -> list[Call]:
-        """Checks all of `specs`, then links the new ones; returns these, parents before children. Calls that were
-        submitted before with the same bytes are passed over."""
-        fresh = self._new(workflow, specs)
+    def submit(
+        self, workflow: Workflow, specs: Sequence[CallSpec], groups: Sequence[GroupSpec], now: float, retry_after: float
+    ) -> tuple[list[Call], list[Group]]:
+        """Checks all of it, then links what is new; returns that, parents before children. What was submitted before
+        with the same bytes is passed over."""
+        fresh = self._new(workflow, specs, groups)
         ordered = self._ordered(workflow, fresh)
         for spec in ordered:
-            self._check(spec)
-        count = len(ordered)
+            if isinstance(spec, CallSpec):
+                self._check(spec)
+        self._check_count(workflow, len(ordered), retry_after)
+        calls: list[Call] = []
+        linked: list[Group] = []
+        for spec in ordered:
+            if isinstance(spec, CallSpec):
+                calls.append(self._link(workflow, spec, now))
+            else:
+                linked.append(_link_group(workflow, spec))
+        return calls, linked
+
+    def _check_count(self, workflow: Workflow, count: int, retry_after: float) -> None:
         if len(workflow.digests) + count > self.limits.max_messages:
             raise RequestError(
                 Reason.TOO_LARGE, f"a workflow has at most {self.limits.max_messages} messages; open another one"
@@ -91,47 +108,28 @@ class Graph:
                 f"{self.unfinished} calls are unfinished, at most {self.limits.max_unfinished} are held; send later",
                 retry_after=retry_after,
             )
-        return [self._link(workflow, spec, now) for spec in ordered]
 
-    def _new(self, workflow: Workflow, specs: Sequence[CallSpec]) -> dict[str, CallSpec]:
-        fresh: dict[str, CallSpec] = {}
-        for spec in specs:
+    def _new(
+        self, workflow: Workflow, specs: Sequence[CallSpec], groups: Sequence[GroupSpec]
+    ) -> dict[str, CallSpec | GroupSpec]:
+        fresh: dict[str, CallSpec | GroupSpec] = {}
+        given: list[CallSpec | GroupSpec] = [*specs, *groups]
+        for spec in given:
             known = workflow.digests.get(spec.id) or (fresh[spec.id].digest if spec.id in fresh else None)
             if known is None:
                 fresh[spec.id] = spec
             elif known != spec.digest:
                 raise RequestError(
                     Reason.ID_REUSED,
-                    f"message id {spec.id!r} is another call already: choose a new id (the same bytes may come again)",
+                    f"id {spec.id!r} is taken already: choose a new one (only the same bytes may come again)",
                     (spec.id,),
                 )
         return fresh
 
-    def _ordered(self, workflow: Workflow, fresh: dict[str, CallSpec]) -> list[CallSpec]:
+    def _ordered(self, workflow: Workflow, fresh: dict[str, CallSpec | GroupSpec]) -> list[CallSpec | GroupSpec]:
         """Parents first, else in the order given."""
-        edges: dict[str, list[str]] = {}
-        for spec in fresh.values():
-            names = [parent.id for parent in spec.parents]
-            if len(names) > self.limits.max_parents:
-                raise RequestError(
-                    Reason.TOO_LARGE,
-                    f"call {spec.id!r} has {len(names)} parents, the limit is {self.limits.max_parents}",
-                    (spec.id,),
-                )
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise RequestError(
-                    Reason.INVALID_PARENT,
-                    f"call {spec.id!r} names parent {twice[0]!r} twice; to read its tokens again, Copy the message",
-                    (spec.id, *twice),
-                )
-            if spec.copy_of is not None:
-                names.append(spec.copy_of)
-            for name in names:
-                if name not in fresh:
-                    self.call(workflow, name)
-            edges[spec.id] = [name for name in names if name in fresh]
-        order: list[CallSpec] = []
+        edges = {spec.id: self._reads(workflow, spec, fresh) for spec in fresh.values()}
+        order: list[CallSpec | GroupSpec] = []
         ordered: set[str] = set()
         for name in fresh:
             path = [name]  # each waits for the next
@@ -155,6 +153,50 @@ class Graph:
                         ordered.add(last)
                         order.append(fresh[last])
         return order
+
+    def _reads(
+        self, workflow: Workflow, spec: CallSpec | GroupSpec, fresh: dict[str, CallSpec | GroupSpec]
+    ) -> list[str]:
+        """Those of `fresh` that a call or group waits for."""
+        if isinstance(spec, GroupSpec):
+            names = list(spec.members)
+            messages = names
+            what, role = "group", "member"
+        else:
+            names = [parent.id for parent in spec.parents]
+            messages = [] if spec.copy_of is None else [spec.copy_of]
+            what, role = "call", "parent"
+        if len(names) > self.limits.max_parents:
+            raise RequestError(
+                Reason.TOO_LARGE,
+                f"{what} {spec.id!r} has {len(names)} {role}s, the limit is {self.limits.max_parents}",
+                (spec.id,),
+            )
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            remedy = "to read its tokens again, Copy the message" if what == "call" else "name it once"
+            raise RequestError(
+                Reason.INVALID_PARENT,
+                f"{what} {spec.id!r} names {role} {twice[0]!r} twice; {remedy}",
+                (spec.id, *twice),
+            )
+        if isinstance(spec, GroupSpec) and not 1 <= spec.need <= len(names):
+            raise RequestError(
+                Reason.INVALID_GROUP,
+                f"group {spec.id!r} needs {spec.need} of {len(names)} members; need is in 1..{len(names)}",
+                (spec.id,),
+            )
+        for name in {*names, *messages}:
+            target = fresh.get(name)
+            if isinstance(target, GroupSpec) and name in messages:
+                raise RequestError(
+                    Reason.INVALID_GROUP,
+                    f"{what} {spec.id!r} names the group {name!r} where only a message can stand",
+                    (spec.id, name),
+                )
+            if target is None and (name in messages or name not in workflow.groups):
+                self.call(workflow, name)
+        return [name for name in dict.fromkeys([*names, *messages]) if name in fresh]
 
     def _check(self, spec: CallSpec) -> None:
         limits, ids = self.limits, (spec.id,)
@@ -212,17 +254,38 @@ class Graph:
     def _link(self, workflow: Workflow, spec: CallSpec, now: float) -> Call:
         self._serial += 1
         call = Call(spec, workflow, self._serial, now, seed=spec.decode.seed if spec.decode else 0)
-        names = [parent.id for parent in spec.parents]
-        if spec.copy_of is not None and spec.copy_of not in names:
-            names.append(spec.copy_of)
-        for name in names:
-            parent = workflow.calls[name]
-            call.parents.append(parent)
-            parent.unfinished_readers += 1
-            parent.children[call] = None
-            call.pending += not parent.promised
+        for name in dict.fromkeys([*(parent.id for parent in spec.parents), *([spec.copy_of] if spec.copy_of else [])]):
+            group = workflow.groups.get(name)
+            if group is None:
+                link_parent(call, workflow.calls[name])
+                call.pending += not workflow.calls[name].promised
+                continue
+            call.groups.append(group)
+            if group.open:
+                group.children[call] = None
+                call.pending += 1
+            for winner in group.winners:
+                link_parent(call, winner)
         workflow.calls[spec.id] = call
         workflow.digests[spec.id] = spec.digest
         workflow.unfinished += 1
         self.unfinished += 1
         return call
+
+
+def link_parent(call: Call, parent: Call) -> None:
+    """`call` reads `parent`, once, by whatever names."""
+    if parent not in call.parents:
+        call.parents.append(parent)
+        parent.unfinished_readers += 1
+        parent.children[call] = None
+
+
+def _link_group(workflow: Workflow, spec: GroupSpec) -> Group:
+    group = Group(spec, workflow, [workflow.calls[name] for name in spec.members])
+    for member in group.members:
+        member.member_of.append(group)
+        member.unfinished_readers += 1
+    workflow.groups[spec.id] = group
+    workflow.digests[spec.id] = spec.digest
+    return group

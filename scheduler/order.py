@@ -35,6 +35,10 @@ class Order(Protocol):
 
     def key(self, call: Call) -> Key: ...
 
+    def raised(self, call: Call) -> None:
+        """The chain below a waiting call has grown."""
+        ...
+
     def changed(self, workflow: Workflow) -> None:
         """What is left to do in the workflow has changed, or its priority."""
         ...
@@ -83,6 +87,9 @@ class FirstCome:
     def key(self, call: Call) -> Key:
         return (call.serial,)
 
+    def raised(self, call: Call) -> None:
+        pass
+
     def changed(self, workflow: Workflow) -> None:
         pass
 
@@ -110,7 +117,8 @@ class GraphOrder:
         if queue is None:
             queue = share.queues[workflow] = _Queue(self._place(workflow))
             share.push(workflow, queue)
-        queue.push(call)
+        queue.waiting += 1
+        queue.put(call)
         self._offer(workflow.tenant)
 
     def remove(self, call: Call) -> None:
@@ -126,8 +134,8 @@ class GraphOrder:
     def first(self) -> Call | None:
         while self._by_service:
             service, name = self._by_service[0]
-            share, tenant = self._shares.get(name), self._tenants.get(name)
-            if share is None or tenant.running >= tenant.limits.max_running:
+            share, tenant = self._shares.get(name), self._tenants.known.get(name)
+            if share is None or tenant is None or tenant.running >= tenant.limits.max_running:
                 heapq.heappop(self._by_service)
                 self._offered.remove(name)
             elif service != tenant.service:
@@ -138,6 +146,9 @@ class GraphOrder:
 
     def key(self, call: Call) -> Key:
         return (call.workflow.tenant.service, *self._place(call.workflow), -call.chain, call.serial)
+
+    def raised(self, call: Call) -> None:
+        self._shares[call.workflow.tenant.name].queues[call.workflow].put(call)
 
     def changed(self, workflow: Workflow) -> None:
         share = self._shares.get(workflow.tenant.name)
@@ -170,19 +181,15 @@ class _Queue:
         self.heap: list[tuple[float, int, Call]] = []
         self.waiting = 0
 
-    def push(self, call: Call) -> None:
+    def put(self, call: Call) -> None:
         heapq.heappush(self.heap, (-call.chain, call.serial, call))
-        self.waiting += 1
 
     def first(self) -> Call:
         while True:
             chain, _, call = self.heap[0]
-            if call.state is not State.QUEUED:
-                heapq.heappop(self.heap)
-            elif chain != -call.chain:  # it has grown since
-                heapq.heapreplace(self.heap, (-call.chain, call.serial, call))
-            else:
+            if call.state is State.QUEUED and chain == -call.chain:
                 return call
+            heapq.heappop(self.heap)
 
 
 class _Share:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pavane.cache import Extent, Node, Span, cut
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32
-from pavane.scheduler.calls import Call
+from pavane.scheduler.calls import Call, Use, Workflow
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
 
@@ -56,6 +56,19 @@ class Step:
     busy: set[Call] = field(default_factory=set)  # have rows in this step
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
     mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
+
+    counted: list[tuple[Call | Use | Workflow, str, int]] = field(default_factory=list)  # tokens on receipts
+
+    def count(self, receipt: Call | Use | Workflow, name: str, tokens: int) -> None:
+        """Adds `tokens` to the attribute `name`, unless the step fails."""
+        if tokens:
+            setattr(receipt, name, getattr(receipt, name) + tokens)
+            self.counted.append((receipt, name, tokens))
+
+    def uncount(self) -> None:
+        """The step has failed."""
+        for receipt, name, tokens in self.counted:
+            setattr(receipt, name, getattr(receipt, name) - tokens)
 
     def room(self, node: Node) -> int:
         """Rows of `node`'s path that fit; at least one in an empty step."""

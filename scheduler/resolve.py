@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pavane.cache import GraphCache, Member, Node, Span
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.spec import ParentSpec
 
 
 def resolve(cache: GraphCache, call: Call, max_model_len: int) -> None:
@@ -17,12 +19,13 @@ def resolve(cache: GraphCache, call: Call, max_model_len: int) -> None:
     """
     spec = call.spec
     sources = {parent.id: parent for parent in call.parents}
-    packed = bool(spec.parents) and all(edge.exact for edge in spec.parents)
+    edges = list(_edges(call))
+    packed = bool(edges) and all(edge.exact for edge in edges)
     call.placement_ignored = packed and (
-        spec.start is not None or any(e.offset is not None or e.as_encoded for e in spec.parents)
+        spec.start is not None or any(e.offset is not None or e.as_encoded for e in edges)
     )
     cursor = furthest = 0
-    for edge in spec.parents:
+    for edge in edges:
         parent = sources[edge.id]
         length = len(parent.tokens)
         if packed or (edge.offset is None and not edge.as_encoded):
@@ -43,6 +46,23 @@ def resolve(cache: GraphCache, call: Call, max_model_len: int) -> None:
         furthest = max(furthest, cursor)
     call.start = furthest if spec.start is None or packed else spec.start
     _own(cache, call, max_model_len)
+
+
+def _edges(call: Call) -> Iterator[ParentSpec]:
+    """With the winners of a group instead of the group, each parent once. A place given for a group is that of its
+    first winner."""
+    groups = {group.id: group.winners for group in call.groups}
+    named = {edge.id for edge in call.spec.parents}
+    for edge in call.spec.parents:
+        if edge.id not in groups:
+            yield edge
+            continue
+        offset = edge.offset
+        for winner in groups[edge.id]:
+            if winner.id not in named:
+                named.add(winner.id)
+                yield replace(edge, id=winner.id, offset=offset)
+                offset = None
 
 
 def _own(cache: GraphCache, call: Call, max_model_len: int) -> None:

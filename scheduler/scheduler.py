@@ -24,7 +24,7 @@ from pavane.scheduler.expiry import Expiry
 from pavane.scheduler.graph import Graph, Limits
 from pavane.scheduler.order import FirstCome, GraphOrder
 from pavane.scheduler.readiness import Readiness
-from pavane.scheduler.spec import CallSpec, Closed, Event, Failure, Outcome, Receipt, State
+from pavane.scheduler.spec import CallSpec, Closed, Event, Failure, GroupSpec, Outcome, Receipt, State
 from pavane.scheduler.states import States, because_of
 from pavane.scheduler.steps import Steps
 from pavane.scheduler.tenants import Tenants
@@ -104,20 +104,35 @@ class Scheduler:
             self._states.order.changed(workflow)
         return existed
 
-    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], now: float) -> list[str]:
-        """All or nothing; RequestError says what is wrong. The same calls may be submitted again; returns the ids of
-        those that are new."""
+    def submit(
+        self,
+        namespace: str,
+        workflow_id: str,
+        specs: Sequence[CallSpec],
+        now: float,
+        groups: Sequence[GroupSpec] = (),
+    ) -> list[str]:
+        """All or nothing; RequestError says what is wrong. The same calls and groups may be submitted again; returns
+        the ids of the calls that are new."""
         workflow = self.graph.workflow(namespace, workflow_id)
         workflow.touched_at = now
         if workflow.budget and workflow.spent >= workflow.budget:
             raise _over_budget(workflow)
-        fresh = self.graph.submit(workflow, specs, now, self._retry_after())
+        fresh, linked = self.graph.submit(workflow, specs, groups, now, self._retry_after())
+        for group in linked:
+            self._states.groups.accept(group)
         for call in fresh:
             self._states.accept(call, self.graph.limits.max_model_len)
             self._expiry.watch(call)
+        for call in fresh:
+            if call.state.ended:  # with one before it
+                continue
             bad = next((p for p in call.parents if p.state in (State.FAILED, State.CANCELLED)), None)
+            lost = next((group.failure for group in call.groups if group.failure is not None), None)
             if bad is not None:
                 self._states.end(call, State.FAILED, now, because_of(bad))
+            elif lost is not None:
+                self._states.end(call, State.FAILED, now, lost)
             elif call.pending:
                 self._states.announce(call)
             else:
@@ -125,12 +140,15 @@ class Scheduler:
         if fresh:
             self._states.order.changed(workflow)
         self._resolve(now)
+        self._settle(now)
         return [call.id for call in fresh]
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool, now: float) -> list[str]:
-        """Cancels those of the calls that have not ended; returns their ids."""
+        """Cancels those of the calls that have not ended, of a group all members; returns their ids."""
         workflow = self._touched(namespace, workflow_id, now)
-        calls = [self.graph.call(workflow, message_id) for message_id in dict.fromkeys(ids)]
+        groups = [workflow.groups[name] for name in dict.fromkeys(ids) if name in workflow.groups]
+        calls = [self.graph.call(workflow, name) for name in dict.fromkeys(ids) if name not in workflow.groups]
+        calls += [member for group in groups for member in group.members]
         if descendants:
             below = set(ids)
             for call in workflow.calls.values():  # parents come before their children
@@ -139,7 +157,9 @@ class Scheduler:
                     below.add(call.id)
                     calls.append(call)
         failure = Failure(Reason.CANCELLED, "the call was cancelled")
-        return [call.id for call in self._states.end_all(calls, State.CANCELLED, failure, now)]
+        cancelled = self._states.end_all(calls, State.CANCELLED, failure, now)
+        self._settle(now)
+        return [call.id for call in cancelled]
 
     def finish(self, namespace: str, workflow_id: str, ids: Sequence[str], now: float) -> list[str]:
         """Seals decodes that have started: each ends with its next token, as a valid, shorter message. Returns the ids
@@ -164,6 +184,8 @@ class Scheduler:
 
     def release(self, namespace: str, workflow_id: str, ids: Sequence[str], now: float) -> None:
         workflow = self._touched(namespace, workflow_id, now)
+        for group in [workflow.groups[name] for name in ids if name in workflow.groups]:
+            self._states.groups.release(group)
         known = [i for i in ids if i not in workflow.digests or i in workflow.calls]
         for call in [self.graph.call(workflow, message_id) for message_id in known]:
             self._states.release(call)
@@ -173,6 +195,7 @@ class Scheduler:
         workflow = self.graph.workflow(namespace, workflow_id)
         failure = Failure(Reason.WORKFLOW_CLOSED, "the workflow was closed")
         self._states.end_all(workflow.calls.values(), State.CANCELLED, failure, now)
+        self._states.groups.close(workflow)
         for call in list(workflow.calls.values()):
             self._states.release(call)
         self.graph.forget(workflow)
@@ -200,7 +223,11 @@ class Scheduler:
     def schedule(self, now: float) -> Batch | None:
         """The next step, or None if there is nothing to compute now."""
         self._expire(now)
-        return self._steps.schedule(now)
+        while True:
+            self._settle(now)
+            batch = self._steps.schedule(now)
+            if batch is not None or not self._settle(now):
+                return batch
 
     def ahead(self) -> Ahead | None:
         """What may run right after the step that runs now and before that is committed; None if nothing may."""
@@ -218,9 +245,11 @@ class Scheduler:
                 error = _over_budget(workflow)
                 failure = Failure(error.reason, error.text, error.ids)
                 self._states.end_all(workflow.calls.values(), State.FAILED, failure, now)
+        self._settle(now)
 
     def fail_step(self, text: str, now: float) -> None:
         self._steps.fail(text, now)
+        self._settle(now)
 
     def fail_all(self, reason: Reason, text: str, now: float) -> None:
         """Ends every call that has not ended; also in the middle of a step that will not be committed."""
@@ -243,6 +272,14 @@ class Scheduler:
         for call in self._readiness.resolve(now, self._steps.step):
             self._states.end(call, State.DONE, now)
 
+    def _settle(self, now: float) -> bool:
+        """Groups whose winners are known now, and what is ready by that. True if there were any."""
+        settled = False
+        while self._states.groups.settle(now):
+            settled = True
+            self._resolve(now)
+        return settled
+
     def _expire(self, now: float) -> None:
         self._expiry.overdue(now)
         for workflow in self._expiry.abandoned(now):
@@ -262,6 +299,8 @@ class Scheduler:
             for call in workflow.calls.values():
                 calls[call] = None
                 calls.update(dict.fromkeys(call.parents))
+            for group in workflow.groups.values():
+                calls.update(dict.fromkeys(group.members if group.open else group.winners))
         for call in calls:
             if call.span is not None:
                 retained.append(call.span)

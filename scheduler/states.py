@@ -10,6 +10,7 @@ from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import Estimates
 from pavane.scheduler.graph import Graph
+from pavane.scheduler.groups import Groups
 from pavane.scheduler.order import Order
 from pavane.scheduler.spec import Ended, Event, Failure, State, StateChanged
 from pavane.scheduler.tenants import Tenants
@@ -24,6 +25,7 @@ class States:
         self.tenants = tenants
         self.order = order
         self.estimates = Estimates()
+        self.groups = Groups(self)
         self.running: dict[Call, None] = {}
         self.counts: Counter[State] = Counter()  # calls that are, or have ended, in each state
         self.ready: deque[Call] = deque()
@@ -39,7 +41,9 @@ class States:
         )
         tenant.unfinished += 1
         tenant.stored_tokens += call.stored
-        self.estimates.link(call, limit)
+        for longer in self.estimates.link(call, limit):
+            if longer.state is State.QUEUED:
+                self.order.raised(longer)
 
     def enter(self, call: Call, state: State) -> None:
         self.move(call, state)
@@ -75,9 +79,13 @@ class States:
             return
         call.promised = True
         for child in call.children:
-            child.pending -= 1
-            if child.pending == 0 and not child.state.ended:
-                self.ready.append(child)
+            self.kept(child)
+
+    def kept(self, child: Call) -> None:
+        """One of the promises that `child` waits for is kept."""
+        child.pending -= 1
+        if child.pending == 0 and not child.state.ended:
+            self.ready.append(child)
 
     # ---- ends
 
@@ -108,6 +116,10 @@ class States:
                 pending.extend(
                     (child, State.FAILED, because_of(call)) for child in call.children if child not in (spare or ())
                 )
+            for group in self.groups.ended(call):
+                assert group.failure is not None
+                pending.extend((child, State.FAILED, group.failure) for child in group.children)
+                group.children = {}
             call.visible = []
             call.edits = None
             self._let_go_of_parents(call)
@@ -154,6 +166,11 @@ class States:
 
     def _let_go_of_parents(self, call: Call) -> None:
         last_uses = {edge.id for edge in call.spec.parents if edge.last_use}
+        for group in call.groups:
+            group.children.pop(call, None)
+            if group.id in last_uses:
+                last_uses.update(winner.id for winner in group.winners)
+                self.groups.release(group)
         for parent in call.parents:
             parent.unfinished_readers -= 1
             parent.children.pop(call, None)
@@ -162,6 +179,7 @@ class States:
             if parent.released:
                 self.release(parent)
         call.parents = []
+        call.groups = []
         if call.released:
             self.release(call)
 

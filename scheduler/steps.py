@@ -241,6 +241,7 @@ class Steps:
         step = self._close()
         for item in step.items:
             self._cache.unfill(item.tail, item.lo)
+        step.uncount()
         failure = Failure(Reason.RUNNER_FAILED, text)
         for call in [item.call for item in step.items] + step.finishing:
             if call.state.ended:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from support.fingerprint import FingerprintOracle, FingerprintRunner
-from support.harness import Harness, decode, prefill
+from support.harness import Harness, decode, digest, prefill
 
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.batches import Ahead
+from pavane.scheduler.calls import Group
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import POLICIES
-from pavane.scheduler.spec import CallSpec, Outcome, ParentSpec, State
+from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, State
 
 WORKFLOWS = [("", "w"), ("", "v"), ("tenant", "w")]
 UNFINISHED = (State.BLOCKED, State.QUEUED, State.RUNNING)
@@ -30,7 +32,14 @@ REASONS = {
     Reason.NEVER_FITS,
 }
 # Why a submission may be refused: over the budget, a parent that was released, or what cannot fit by itself.
-REFUSALS = {Reason.BUDGET_EXHAUSTED, Reason.UNKNOWN_MESSAGE, Reason.NEVER_FITS, Reason.CONTEXT_TOO_LONG}
+REFUSALS = {
+    Reason.NOT_A_DECODE,
+    Reason.NOT_STARTED,
+    Reason.BUDGET_EXHAUSTED,
+    Reason.UNKNOWN_MESSAGE,
+    Reason.NEVER_FITS,
+    Reason.CONTEXT_TOO_LONG,
+}
 
 
 class Driver:
@@ -63,6 +72,16 @@ class Driver:
         self.calls: dict[str, CallSpec] = {}
         self.named = 0
         self.live: dict[tuple[str, str], list[str]] = {}
+        self.groups: dict[str, GroupSpec] = {}
+        self.resolved: dict[str, Group] = {}
+        self.settled: set[str] = set()
+        accept = self.s._states.groups.accept
+
+        def remember(group: Group) -> None:
+            self.resolved[group.id] = group
+            accept(group)
+
+        self.s._states.groups.accept = remember  # type: ignore[method-assign]
         self.oracle = FingerprintOracle(self.calls, self.bos)
         for key in WORKFLOWS:
             self.open(key)
@@ -71,7 +90,9 @@ class Driver:
 
     def open(self, key: tuple[str, str]) -> None:
         budget = self.rng.choice([0, 0, 0, 300]) if not self.calm else 0
-        self.s.open(*key, budget, 1e9 if self.rng.random() < 0.8 else 5.0, self.h.now)
+        deadline = 60.0 if self.rng.random() < 0.1 and not self.calm else None
+        ttl, priority = 1e9 if self.rng.random() < 0.8 else 5.0, self.rng.choice([None, 0, 3])
+        self.s.open(*key, budget, ttl, self.h.now, priority=priority, deadline=deadline)
         self.live.setdefault(key, [])
 
     def tokens(self, most: int = 9) -> list[int]:
@@ -85,6 +106,7 @@ class Driver:
         name = f"m{self.named}"
         recent = known[-12:]
         names = rng.sample(recent, min(len(recent), rng.choice([0, 0, 1, 1, 2, 3, 4])))
+        names = [name for name in names if name not in self.groups or rng.random() < 0.7]
         chat, all_exact = rng.random() < 0.4, rng.random() < 0.2
         edges = []
         for parent in sorted(names, key=known.index) if chat else names:
@@ -103,8 +125,9 @@ class Driver:
         kind = rng.random() if not self.chatty else 0.6 + 0.4 * rng.random()
         if kind < 0.35:
             return prefill(name, self.tokens(), *edges, start=start, timeout=timeout, exact=rng.random() < 0.3)
-        if kind < 0.45 and known:
-            return prefill(name, [], *edges, copy_of=rng.choice(known), start=start, exact=rng.random() < 0.3)
+        messages = [i for i in known if i not in self.groups]
+        if kind < 0.45 and messages:
+            return prefill(name, [], *edges, copy_of=rng.choice(messages), start=start, exact=rng.random() < 0.3)
         trailer = rng.choice([(), (), (1, 2)])
         if kind < 0.7:
             one_pass = rng.random() < 0.6
@@ -114,7 +137,7 @@ class Driver:
                 "logprobs": rng.random() < 0.5,
             }
             return decode(name, self.tokens(4), *edges, start=start, timeout=timeout, trailer=trailer, **fields)
-        return decode(
+        answer = decode(
             name,
             self.tokens(4),
             *edges,
@@ -130,21 +153,41 @@ class Driver:
             frequency_penalty=rng.choice([0.0, 0.0, 0.5]) if not self.chatty else 0.0,
             logprobs=rng.choice([0, 1, 3]),
         )
+        return replace(answer, max_attempts=rng.choice([1, 1, 3]))
+
+    def group(self, known: list[str]) -> GroupSpec | None:
+        messages = [i for i in known if i not in self.groups][-8:]
+        if not messages or self.rng.random() > 0.15:
+            return None
+        self.named += 1
+        members = tuple(self.rng.sample(messages, min(len(messages), self.rng.choice([1, 2, 3, 5]))))
+        need, rest = self.rng.randint(1, len(members)), self.rng.random() < 0.5 and not self.calm
+        return GroupSpec(f"g{self.named}", digest(self.named, members, need), members, need, rest)
 
     def submit(self) -> None:
         key = self.rng.choice(list(self.live))
         known = list(self.live[key])
         specs: list[CallSpec] = []
+        groups: list[GroupSpec] = []
         for _ in range(self.rng.choice([1, 1, 2, 5])):
             spec = self.spec(known)
             self.calls[spec.id] = spec
             known.append(spec.id)
             specs.append(spec)
+            group = self.group(known)
+            if group is not None:
+                self.groups[group.id] = group
+                known.append(group.id)
+                groups.append(group)
         if self.live[key] and self.rng.random() < 0.1:  # a retry along with the new ones
-            specs.append(self.calls[self.rng.choice(self.live[key])])
+            old = self.rng.choice(self.live[key])
+            if old in self.groups:
+                groups.append(self.groups[old])
+            else:
+                specs.append(self.calls[old])
         self.rng.shuffle(specs)
         try:
-            self.s.submit(*key, specs, self.h.now)
+            self.s.submit(*key, specs, self.h.now, groups)
         except RequestError as error:
             if error.reason not in REFUSALS:
                 raise
@@ -153,6 +196,8 @@ class Driver:
                     assert spec.id not in self.s.graph.workflow(*key).digests, "refused, and yet it is known"
                     del self.calls[spec.id]
             return
+        finally:
+            self.settle()
         self.live[key] = known
 
     def cancel(self) -> None:
@@ -161,6 +206,17 @@ class Driver:
         if ids:
             chosen = self.rng.sample(ids, min(len(ids), self.rng.choice([1, 1, 3])))
             self.s.cancel(*key, chosen, self.rng.random() < 0.5, self.h.now)
+
+    def seal(self) -> None:
+        key = self.rng.choice(list(self.live))
+        calls = self.s.graph.workflow(*key).calls
+        ids = [i for i in self.live[key] if i in calls]
+        started = [i for i in ids if calls[i].started_at is not None and calls[i].spec.decode is not None]
+        try:
+            self.s.finish(*key, self.rng.sample(started or ids, min(len(started or ids), 2)), self.h.now)
+        except RequestError as error:
+            if error.reason not in REFUSALS:
+                raise
 
     def release(self) -> None:
         key = self.rng.choice(list(self.live))
@@ -214,8 +270,46 @@ class Driver:
 
     # ---- what must hold
 
-    def check(self) -> None:
+    def settle(self) -> None:
+        """What only the run decides: which members of a group came first, and where a sealed answer ends."""
         self.h.collect()
+        for name in self.h.ended.keys() - self.settled:
+            self.settled.add(name)
+            spec, outcome = self.calls[name], self.h.ended[name]
+            if outcome.state is not State.DONE:
+                continue
+            edges: list[ParentSpec] = []
+            for edge in spec.parents:
+                group = self.groups.get(edge.id)
+                if group is None:
+                    edges.append(edge)
+                    continue
+                others = {p.id for p in spec.parents} | {e.id for e in edges}
+                winners = [call.id for call in self.resolved[group.id].winners if call.id not in others]
+                edges += [replace(edge, id=w, offset=edge.offset if w is winners[0] else None) for w in winners]
+            decode = spec.decode
+            if outcome.finish is Finish.SEALED:
+                assert decode is not None
+                count = outcome.receipt.generated
+                forced = decode.forced[:count]
+                decode = replace(decode, forced=forced, max_tokens=None if forced else count)
+            self.calls[name] = replace(spec, parents=tuple(edges), decode=decode)
+
+    def check_groups(self) -> None:
+        for name, group in self.resolved.items():
+            spec, winners = self.groups[name], [call.id for call in group.winners]
+            if group.open or group.failure is not None:
+                continue
+            assert len(winners) == spec.need
+            assert [i for i in spec.members if i in winners] == winners
+            ended = [member.ended_at for member in group.winners]
+            assert all(member.state is State.DONE for member in group.winners)
+            late = [m for m in group.members if m.state is State.DONE and m not in group.winners]
+            assert all(m.ended_at >= max(ended) for m in late), "a later one was chosen before an earlier one"
+
+    def check(self) -> None:
+        self.settle()
+        self.check_groups()
         self.h.audit()
         unfinished = [c for w in self.s.graph.workflows.values() for c in w.calls.values() if not c.state.ended]
         states = Counter(call.state for call in unfinished)
@@ -238,9 +332,11 @@ class Driver:
             self.cancel()
         elif dice < 0.05:
             self.release()
+        elif dice < 0.08 and not self.calm:
+            self.seal()
         elif dice < 0.055 and not self.calm:
             self.reopen()
-        elif dice < 0.08:
+        elif dice < 0.11:
             self.s.cache.evict(rng.choice([1, 10, 1000]))
         elif self.batch is None:
             self.begin()
@@ -298,6 +394,9 @@ class Driver:
         assert self.s.graph.unfinished == 0
         assert not self.s.running
         assert not self.s.graph.workflows
+        for tenant in self.s.tenants.known.values():
+            assert (tenant.waiting, tenant.running, tenant.unfinished, tenant.workflows) == (0, 0, 0, 0)
+            assert tenant.stored_tokens == 0
 
 
 def drive(seed: int, steps: int, *, calm: bool, chatty: bool = False) -> None:

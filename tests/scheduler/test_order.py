@@ -1,0 +1,168 @@
+"""What runs first: tenants, priorities, workflows by what is left of them, chains within them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.harness import FakeRunner, Harness, decode, prefill
+
+from pavane.scheduler.estimates import Estimates
+from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.spec import CallSpec, State
+from pavane.scheduler.tenants import TenantLimits, Tenants
+
+
+def harness(max_running: int = 1, *, policy: str = "graph", tenants: Tenants | None = None) -> Harness:
+    h = Harness(FakeRunner(4000), 4000, max_running=max_running, policy=policy)
+    h.scheduler = Scheduler(
+        h.cache, h.scheduler.graph.limits, h.text, max_running=max_running, policy=policy, tenants=tenants
+    )
+    return h
+
+
+def submit(h: Harness, workflow: str, *calls: CallSpec, tenant: str = "", priority: int | None = None) -> None:
+    h.scheduler.open(tenant, workflow, 0, 1e9, h.now, priority=priority)
+    h.scheduler.submit(tenant, workflow, [replace(c, id=f"{tenant}{workflow}.{c.id}") for c in calls], h.now)
+    h.collect()
+
+
+def finished(h: Harness) -> list[str]:
+    h.run()
+    return sorted(h.ended, key=lambda name: (h.ended[name].receipt.total_s, name))
+
+
+def test_the_workflow_with_the_least_left_goes_first() -> None:
+    h = harness()
+    submit(h, "long", *(decode(f"a{i}", [3, i + 4], max_tokens=30) for i in range(3)))
+    submit(h, "short", decode("a", [3, 9], max_tokens=5))
+    assert finished(h)[0] == "short.a"
+
+
+def test_by_arrival_with_fcfs() -> None:
+    h = harness(policy="fcfs")
+    submit(h, "long", *(decode(f"a{i}", [3, i + 4], max_tokens=30) for i in range(3)))
+    submit(h, "short", decode("a", [3, 9], max_tokens=5))
+    assert finished(h)[-1] == "short.a"
+
+
+def test_one_that_has_waited_long_enough_goes_before_a_shorter_one() -> None:
+    h = harness()
+    submit(h, "blocker", decode("a", [3], max_tokens=8))
+    h.step()
+    submit(h, "old", decode("a", [3, 4], max_tokens=100))
+    h.now += 100
+    submit(h, "new", decode("a", [3, 5], max_tokens=5))
+    h.run()
+    assert h.ended["old.a"].receipt.queued_s < h.ended["new.a"].receipt.queued_s + 100
+
+
+def test_priority_goes_before_what_is_left_but_not_before_the_tenants_share() -> None:
+    h = harness()
+    submit(h, "blocker", decode("a", [3], max_tokens=8), tenant="z")
+    h.step()
+    submit(h, "low", decode("a", [3, 4], max_tokens=5))
+    submit(h, "high", decode("a", [3, 5], max_tokens=60), priority=2)
+    ended = finished(h)
+    assert (
+        ended.index("high.a") < ended.index("low.a")
+        or h.ended["high.a"].receipt.queued_s < h.ended["low.a"].receipt.queued_s
+    )
+
+
+def test_a_new_priority_moves_what_waits() -> None:
+    h = harness()
+    submit(h, "blocker", decode("a", [3], max_tokens=8))
+    h.step()
+    submit(h, "first", decode("a", [3, 4], max_tokens=5))
+    submit(h, "second", decode("a", [3, 5], max_tokens=9))
+    h.scheduler.open("", "second", 0, None, h.now, priority=1)
+    h.run()
+    assert h.ended["second.a"].receipt.queued_s < h.ended["first.a"].receipt.queued_s
+
+
+def test_within_a_workflow_the_longest_chain_goes_first() -> None:
+    h = harness()
+    submit(
+        h, "w", decode("leaf", [3, 4], max_tokens=20), decode("root", [3, 5], max_tokens=10),
+    )  # fmt: skip
+    h.scheduler.submit("", "w", [prefill("x", [6], "w.root"), decode("y", [7], "x", max_tokens=50)], h.now)
+    h.run()
+    assert h.ended["w.root"].receipt.queued_s < h.ended["w.leaf"].receipt.queued_s
+
+
+def test_a_tenant_that_was_served_less_gives_its_calls_the_next_place() -> None:
+    h = harness(max_running=2)
+    for i in range(10):
+        submit(h, f"w{i}", decode("a", [3, i + 4], max_tokens=20), tenant="loud", priority=9)
+    for _ in range(5):
+        h.step()
+    submit(h, "w", decode("a", [3, 90], max_tokens=5), tenant="quiet")
+    h.run()
+    assert h.ended["quietw.a"].receipt.queued_s <= 1.0, "a call of the other tenant gave way"
+    assert sum(outcome.receipt.preemptions for outcome in h.ended.values()) == 1
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_shares_go_by_weight(weight: float) -> None:
+    tenants = Tenants(named={"a": TenantLimits(weight=weight)})
+    h = harness(max_running=4, tenants=tenants)
+    for tenant in ("a", "b"):
+        for i in range(60):
+            submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=10, end_ids=frozenset()), tenant=tenant)
+    for _ in range(120):
+        h.step()
+    done = [sum(n.startswith(t) and o.state is State.DONE for n, o in h.ended.items()) for t in ("a", "b")]
+    assert done[0] / done[1] == pytest.approx(weight, rel=0.2)
+
+
+def test_rest_saves_nothing_up() -> None:
+    h = harness(max_running=1)
+    for i in range(20):
+        submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=10), tenant="a")
+    for _ in range(100):
+        h.step()
+    for i in range(20):
+        submit(h, f"w{i}", decode("x", [3, i + 40], max_tokens=10), tenant="b")
+    before = len(h.ended)
+    for _ in range(100):
+        h.step()
+    names = list(h.ended)[before:]
+    counts = [sum(name.startswith(t) for name in names) for t in ("a", "b")]
+    assert abs(counts[0] - counts[1]) <= 2, "b does not get all because it was idle before"
+
+
+@pytest.mark.parametrize("policy", ["graph", "fcfs"])
+def test_a_tenant_at_its_bound_of_running_calls_lets_others_pass(policy: str) -> None:
+    tenants = Tenants(named={"a": TenantLimits(max_running=2)})
+    h = harness(max_running=4, policy=policy, tenants=tenants)
+    for i in range(6):
+        submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=10), tenant="a")
+    submit(h, "w", decode("x", [3, 50], max_tokens=10), tenant="b")
+    while h.step():
+        assert sum(call.workflow.namespace == "a" for call in h.scheduler.running) <= 2
+    assert h.ended["bw.x"].receipt.queued_s <= 1.0
+    assert len(h.ended) == 7
+
+
+def test_lengths_are_learned() -> None:
+    h = harness(max_running=4)
+    estimates = h.scheduler._states.estimates
+    before = estimates.length("", 60)
+    for i in range(40):
+        submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=60, forced=()), tenant="")
+    h.run()
+    ratio = sum(o.receipt.generated for o in h.ended.values()) / (60 * len(h.ended))
+    prior = 8 / (8 + len(h.ended))
+    assert estimates.length("", 60) == pytest.approx(60 * (ratio * (1 - prior) + before / 60 * prior), rel=0.01)
+    assert Estimates().length("", 60) == before
+
+
+def test_all_work_is_unlinked_in_the_end() -> None:
+    h = harness(max_running=3)
+    submit(h, "w", *(decode(f"a{i}", [3, i + 4], max_tokens=5) for i in range(5)))
+    workflow = h.scheduler.graph.workflow("", "w")
+    assert workflow.work > 0
+    h.run()
+    assert workflow.work == pytest.approx(0.0, abs=1e-6)
+    assert workflow.tenant.unfinished == 0
