@@ -3,7 +3,7 @@
 from pavane.cache.audit import AuditError, audit
 from pavane.cache.graph import GraphCache, NeverFitsError
 from pavane.cache.nodes import Context, Keep, Member, Node, Position, Span
-from pavane.cache.slots import Extent, cut
+from pavane.cache.slots import Extent, cut, length_of
 
 __all__ = [
     "AuditError",
@@ -18,4 +18,5 @@ __all__ = [
     "Span",
     "audit",
     "cut",
+    "length_of",
 ]

@@ -37,12 +37,15 @@ def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), 
 
     used = cache.pool.free_extents()
     idle_slots = dict.fromkeys(LEVELS, 0)
+    slots_held: Counter[str] = Counter()
     seen: set[Node] = set()
     for context in cache.contexts.values():
         for node in _walk(context):
             seen.add(node)
             _check_node(cache, node)
             used.extend(node.extents or ())
+            if node.extents is not None:
+                slots_held[context.namespace] += length_of(node.extents)
             _same("refs", node.refs, refs[node], node)
             explained = [holders[node, level] for level in LEVELS]
             _same("holders", node.holders, explained, node)
@@ -58,6 +61,7 @@ def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), 
     _check_order(cache._idle, {node for node in seen if node.rank is not None})
     _same("idle slots by level", cache.tokens_by_level(), idle_slots)
     _same("idle slots", cache.idle_slots, sum(idle_slots.values()))
+    _same("slots by namespace", dict(cache.slots_held), dict(slots_held))
     _same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
     end = 0
     for start, length in sorted(used):

@@ -8,6 +8,7 @@ Nothing here waits, and nothing here knows calls: an owner is any object.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -53,6 +54,7 @@ class GraphCache:
         on_change: Callable[[Change, Node, int], None] | None = None,
     ) -> None:
         self.pool = SlotPool(slots)
+        self.slots_held: Counter[str] = Counter()  # by namespace; those of none are free
         self.evicted_nodes = [0] * len(LEVELS)  # by level, and in part counts too
         self.evicted_tokens = [0] * len(LEVELS)
         self.on_change = on_change
@@ -266,7 +268,7 @@ class GraphCache:
         keep, rest = cut(node.extents or [], len(node))
         if rest:
             node.extents = keep or None
-            self.pool.release(rest)
+            self._give_back(node, rest)
 
     # ---- eviction
 
@@ -300,6 +302,7 @@ class GraphCache:
         """Takes the KV from a node that stands in no order any more; the slots are the caller's."""
         assert node.extents is not None
         extents, node.extents = node.extents, None
+        self._held(node, -length_of(extents))
         node.filled = 0
         if self.on_change is not None and node.indexed:
             self.on_change("evicted", node, len(node))
@@ -314,7 +317,7 @@ class GraphCache:
         if node.filled:
             self._trees.split(node, node.filled)
         self._idle.discard(node)
-        self.pool.release(node.extents)
+        self._give_back(node, node.extents)
         node.extents = None
 
     # ---- parts
@@ -349,6 +352,17 @@ class GraphCache:
         after = before[-1].end if before else None
         extra = self.pool.allocate(capacity - length_of(have), after)
         node.extents = join(have, extra)
+        self._held(node, length_of(extra))
+
+    def _give_back(self, node: Node, extents: list[Extent]) -> None:
+        self.pool.release(extents)
+        self._held(node, -length_of(extents))
+
+    def _held(self, node: Node, slots: int) -> None:
+        namespace = node.context.namespace
+        self.slots_held[namespace] += slots
+        if not self.slots_held[namespace]:
+            del self.slots_held[namespace]
 
     def _split(self, upper: Node, lower: Node) -> None:
         self._idle.split(upper, lower)
@@ -380,7 +394,7 @@ class GraphCache:
             self._lock(Span(twin, twin.lo))
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
-            self.pool.release(own.extents)
+            self._give_back(own, own.extents)
 
 
 def _inputs(node: Node) -> list[Node]:

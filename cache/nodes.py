@@ -175,9 +175,10 @@ class Context:
     same frame, shifted. `visible` counts the tokens of its members.
     """
 
-    __slots__ = ("key", "members", "root", "signature", "start", "visible")
+    __slots__ = ("key", "members", "namespace", "root", "signature", "start", "visible")
 
-    def __init__(self, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
+    def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
+        self.namespace = namespace
         self.key = key
         self.start = start
         self.members = members

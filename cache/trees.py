@@ -46,7 +46,7 @@ class Trees:
         key = blake2b(self._root_key(namespace) + repr(signature).encode(), digest_size=KEY_BYTES).digest()
         context = self.contexts.get(key)
         if context is None:
-            context = Context(key, start - frame, tuple(members), signature)
+            context = Context(namespace, key, start - frame, tuple(members), signature)
             self.contexts[key] = context
             for member in members:
                 for node in member.span.upwards():
@@ -140,7 +140,7 @@ class Trees:
         key = blake2b(self._root_key(namespace) + b"bos", digest_size=KEY_BYTES).digest()
         context = self.contexts.get(key)
         if context is None:
-            context = Context(key, BOS_START, (), None)
+            context = Context(namespace, key, BOS_START, (), None)
             self.contexts[key] = context
         return Member(self.extend(context.root, [self.bos_id]), BOS_START)
 

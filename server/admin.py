@@ -23,7 +23,7 @@ from pavane.scheduler.cache_events import CacheEvents
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.introspection import Inspector, Key
 from pavane.server.admin_messages import cache_event, message_stats, stats_response, workflow_stats
-from pavane.server.convert import check_id, check_namespace
+from pavane.server.fields import check_id, check_namespace
 
 PAGE = 100
 LARGEST_PAGE = 1000

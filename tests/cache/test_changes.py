@@ -84,7 +84,7 @@ def test_a_step_that_failed_takes_it_back(cache: GraphCache, observer: Observer)
     needs = compute(cache, span, 1, 3)
     observer.take()
     cache.unfill(span.node, 1)
-    assert observer.take() == [("evicted", [3, 4, 5, 6], 3)]
+    assert observer.take() == [("evicted", [3, 4, 5, 6], 4)]
     cache.abandon(needs, "call")
 
 
