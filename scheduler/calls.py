@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from pavane.cache import Member, Span
+from pavane.cache import Keep, Member, Span
 from pavane.scheduler.edits import Edits
 from pavane.scheduler.spec import CallSpec, Failure, Finish, GroupSpec, Outcome, ParentUse, Receipt, State, Top
 from pavane.scheduler.tenants import Tenant
@@ -72,6 +72,10 @@ class Call:
 
     # the cache
     span: Span | None = None  # its own encoding; retained until nobody can ask for it
+    keep: Keep = Keep.SOON  # the level at which it is retained
+    soon: int = 0  # children that are ready to run
+    reads_soon: bool = False  # it is one of those for its parents
+    expected_readers: int = 0  # that are not submitted yet
     uses: list[Use] = field(default_factory=list)
     visible: list[Member] = field(default_factory=list)
     needs: list[Span] = field(default_factory=list)  # acquired: non-empty exactly while running
@@ -185,6 +189,7 @@ class Workflow:
     touched_at: float
     priority: int = 0  # within its tenant, higher first
     deadline: float | None = None  # for all of its calls
+    idle: bool = False  # waits for a person or a tool
     work: float = 0.0  # left to do, in the units of estimates.py
     calls: dict[str, Call] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pavane.scheduler.calls import Call, Group, Workflow
@@ -73,16 +73,23 @@ class Graph:
         return found
 
     def submit(
-        self, workflow: Workflow, specs: Sequence[CallSpec], groups: Sequence[GroupSpec], now: float, retry_after: float
+        self,
+        workflow: Workflow,
+        specs: Sequence[CallSpec],
+        groups: Sequence[GroupSpec],
+        now: float,
+        retry_after: float,
+        admit: Callable[[Sequence[CallSpec]], None],
     ) -> tuple[list[Call], list[Group]]:
-        """Checks all of it, then links what is new; returns that, parents before children. What was submitted before
-        with the same bytes is passed over."""
+        """Checks all of it, last by `admit`, then links what is new; returns that, parents before children. What was
+        submitted before with the same bytes is passed over."""
         fresh = self._new(workflow, specs, groups)
         ordered = self._ordered(workflow, fresh)
         for spec in ordered:
             if isinstance(spec, CallSpec):
                 self._check(spec)
         self._check_count(workflow, len(ordered), retry_after)
+        admit([spec for spec in ordered if isinstance(spec, CallSpec)])
         calls: list[Call] = []
         linked: list[Group] = []
         for spec in ordered:
@@ -254,6 +261,7 @@ class Graph:
     def _link(self, workflow: Workflow, spec: CallSpec, now: float) -> Call:
         self._serial += 1
         call = Call(spec, workflow, self._serial, now, seed=spec.decode.seed if spec.decode else 0)
+        call.expected_readers = spec.retention.readers
         for name in dict.fromkeys([*(parent.id for parent in spec.parents), *([spec.copy_of] if spec.copy_of else [])]):
             group = workflow.groups.get(name)
             if group is None:

@@ -61,6 +61,8 @@ class Groups:
                     link_parent(child, winner)
                 self._states.kept(child)
             group.children.clear()
+            for winner in group.winners:
+                self._states.lifetimes.refresh(winner)
             settled = True
             if group.released:
                 self.release(group)
@@ -101,6 +103,8 @@ class Groups:
             member.unfinished_readers -= 1
             if member.released:
                 self._states.release(member)
+            else:
+                self._states.lifetimes.refresh(member)
 
 
 def _ended_at(member: Call) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pavane.cache import GraphCache, Member, Node, Span
+from pavane.cache import GraphCache, Keep, Member, Node, Span
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import ParentSpec
@@ -36,7 +36,7 @@ def resolve(cache: GraphCache, call: Call, max_model_len: int) -> None:
             raise _too_long(call, at + length, max_model_len)
         if edge.exact:
             span = cache.extend(cache.position(call.workflow.namespace, call.visible, at).node, parent.tokens)
-            cache.retain(span)
+            cache.retain(span, Keep.SOON)
         else:
             assert parent.span is not None
             span = parent.span
@@ -94,7 +94,7 @@ def _own(cache: GraphCache, call: Call, max_model_len: int) -> None:
             call.content_end = len(call.tokens)
             call.tokens.extend(decode.trailer)
         call.span = cache.branch(place.node, call.tokens)
-    cache.retain(call.span)
+    cache.retain(call.span, call.keep)
     if not call.spec.lazy:
         _check_pool(cache, call)
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pavane.cache import GraphCache, Span
+from pavane.cache import GraphCache, Keep, Span
 from pavane.kernels.batch import Batch, StepResult
+from pavane.scheduler.admission import Admission
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason, RequestError
@@ -62,6 +63,7 @@ class Scheduler:
             self._states, self._readiness, text, max_running=max_running, token_budget=token_budget, share=share
         )
         self._expiry = Expiry(self._states)
+        self._admission = Admission(self._states, max_running)
 
     @property
     def running(self) -> dict[Call, None]:
@@ -91,6 +93,8 @@ class Scheduler:
         `ttl` in seconds without a request or a running call; `deadline` in seconds from now, for all its calls.
         """
         existed = (namespace, workflow_id) in self.graph.workflows
+        if not existed:
+            self._admission.workflow(self.tenants.get(namespace))
         workflow = self.graph.open(namespace, workflow_id, default_ttl, now)
         workflow.budget = budget or workflow.budget
         workflow.ttl = ttl if ttl is not None else workflow.ttl
@@ -118,7 +122,11 @@ class Scheduler:
         workflow.touched_at = now
         if workflow.budget and workflow.spent >= workflow.budget:
             raise _over_budget(workflow)
-        fresh, linked = self.graph.submit(workflow, specs, groups, now, self._retry_after())
+        fresh, linked = self.graph.submit(
+            workflow, specs, groups, now, self._admission.retry_after(),
+            lambda new: self._admission.calls(workflow, new, now),
+        )  # fmt: skip
+        self._states.lifetimes.rest(workflow, False)
         for group in linked:
             self._states.groups.accept(group)
         for call in fresh:
@@ -285,14 +293,9 @@ class Scheduler:
         for workflow in self._expiry.abandoned(now):
             self.close(workflow.namespace, workflow.id, now)
 
-    def _retry_after(self) -> float:
-        """Seconds until some of the calls that wait will have ended."""
-        waiting = self.counts[State.QUEUED] + len(self.running)
-        return min(60.0, max(0.2, self._states.seconds_per_call * max(1, waiting) / 4))
-
-    def held(self) -> tuple[list[Span], list[Span]]:
+    def held(self) -> tuple[list[tuple[Span, Keep]], list[Span]]:
         """For the audit: the spans retained by calls, and those acquired by running ones."""
-        retained: list[Span] = []
+        retained: list[tuple[Span, Keep]] = []
         acquired: list[Span] = []
         calls: dict[Call, None] = {}
         for workflow in self.graph.workflows.values():
@@ -303,9 +306,9 @@ class Scheduler:
                 calls.update(dict.fromkeys(group.members if group.open else group.winners))
         for call in calls:
             if call.span is not None:
-                retained.append(call.span)
+                retained.append((call.span, call.keep))
             if not call.state.ended:
-                retained.extend(use.span for use in call.uses if use.exact)
+                retained.extend((use.span, Keep.SOON) for use in call.uses if use.exact)
             acquired.extend(call.needs)
         return retained, acquired
 

@@ -128,6 +128,12 @@ class CallSpec:
     labels: tuple[tuple[str, str], ...] = ()  # for people
 
     @property
+    def stored_tokens(self) -> int:
+        """What the message is counted as until it has ended: its known tokens, and all that it may generate."""
+        decode = self.decode
+        return len(self.tokens) + (0 if decode is None else len(decode.forced) or decode.max_tokens or 0)
+
+    @property
     def lazy(self) -> bool:
         return self.exact and self.decode is None
 

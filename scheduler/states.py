@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from pavane.cache import GraphCache
+from pavane.cache import GraphCache, Keep
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import Estimates
 from pavane.scheduler.graph import Graph
 from pavane.scheduler.groups import Groups
+from pavane.scheduler.lifetimes import Lifetimes
 from pavane.scheduler.order import Order
 from pavane.scheduler.spec import Ended, Event, Failure, State, StateChanged
 from pavane.scheduler.tenants import Tenants
@@ -25,20 +26,21 @@ class States:
         self.tenants = tenants
         self.order = order
         self.estimates = Estimates()
+        self.lifetimes = Lifetimes(cache)
         self.groups = Groups(self)
         self.running: dict[Call, None] = {}
         self.counts: Counter[State] = Counter()  # calls that are, or have ended, in each state
         self.ready: deque[Call] = deque()
+        self.to_expire: list[Call] = []  # have ended well, and are kept for a time
         self.seconds_per_call = 1.0
         self._events: dict[tuple[str, str], list[Event]] = {}
 
     def accept(self, call: Call, limit: int) -> None:
         """A new call, BLOCKED. `limit`: see Estimates.work."""
-        decode, tenant = call.spec.decode, call.workflow.tenant
+        tenant = call.workflow.tenant
         self.counts[State.BLOCKED] += 1
-        call.stored = len(call.spec.tokens) + (
-            len(decode.forced) or decode.max_tokens or 0 if decode is not None else 0
-        )
+        self.lifetimes.accepted(call)
+        call.stored = call.spec.stored_tokens
         tenant.unfinished += 1
         tenant.stored_tokens += call.stored
         for longer in self.estimates.link(call, limit):
@@ -59,6 +61,8 @@ class States:
             tenant.waiting -= 1
         if state is State.QUEUED:
             self.tenants.joins(tenant)
+        if call.state is State.BLOCKED and not state.ended:
+            self.lifetimes.resolved(call)
         was_running = call.state is State.RUNNING
         self.counts[call.state] -= 1
         self.counts[state] += 1
@@ -101,12 +105,11 @@ class States:
             self.let_go_of_needs(call)
             for use in call.uses:
                 if use.exact:
-                    self.cache.release(use.span)
+                    self.cache.release(use.span, Keep.SOON)
             call.ended_at = now
             call.failure = failure
-            if state is not State.DONE and call.span is not None:
-                self.cache.release(call.span)
-                call.span = None
+            if state is not State.DONE:
+                self.lifetimes.drop(call)
             self.move(call, state)
             self._count_out(call, state, now)
             outcome = call.outcome(now)
@@ -122,6 +125,7 @@ class States:
                 group.children = {}
             call.visible = []
             call.edits = None
+            self.lifetimes.ended(call)
             self._let_go_of_parents(call)
 
     def end_all(self, calls: Iterable[Call], state: State, failure: Failure, now: float) -> list[Call]:
@@ -144,9 +148,10 @@ class States:
             return
         if call.workflow.calls.pop(call.id, None) is not None:
             call.workflow.tenant.stored_tokens -= call.stored
-        if call.unfinished_readers == 0 and call.span is not None:
-            self.cache.release(call.span)
-            call.span = None
+        if call.unfinished_readers == 0:
+            self.lifetimes.drop(call)
+        else:
+            self.lifetimes.refresh(call)
 
     def _count_out(self, call: Call, state: State, now: float) -> None:
         workflow = call.workflow
@@ -160,6 +165,8 @@ class States:
         self.estimates.unlink(call)
         self.order.changed(workflow)
         if state is State.DONE:
+            if call.spec.retention.ttl is not None:
+                self.to_expire.append(call)
             self.estimates.observe(call)
             if call.started_at is not None:
                 self.seconds_per_call += 0.05 * (now - call.started_at - self.seconds_per_call)
@@ -178,6 +185,8 @@ class States:
                 parent.released = True
             if parent.released:
                 self.release(parent)
+            else:
+                self.lifetimes.refresh(parent)
         call.parents = []
         call.groups = []
         if call.released:

@@ -15,7 +15,7 @@ from pavane.scheduler.batches import Ahead
 from pavane.scheduler.calls import Group
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import POLICIES
-from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, State
+from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, Retention, State
 
 WORKFLOWS = [("", "w"), ("", "v"), ("tenant", "w")]
 UNFINISHED = (State.BLOCKED, State.QUEUED, State.RUNNING)
@@ -101,6 +101,12 @@ class Driver:
         return text[: self.rng.randint(1, most)]
 
     def spec(self, known: list[str]) -> CallSpec:
+        rng = self.rng
+        pin, readers = rng.random() < 0.1, rng.choice([0, 0, 2])
+        ttl = float(rng.randint(1, 30)) if rng.random() < 0.05 and not self.calm else None
+        return replace(self.call(known), retention=Retention(pin, ttl, readers))
+
+    def call(self, known: list[str]) -> CallSpec:
         rng = self.rng
         self.named += 1
         name = f"m{self.named}"
@@ -416,7 +422,7 @@ def test_random_steps_of_decodes_ahead(calm: bool) -> None:
     for seed in range(2000, 2012):
         drive(seed, 250, calm=calm, chatty=True)
     assert adopted[True] > 100, adopted
-    assert adopted[False] > 8, adopted
+    assert adopted[False] > 2, adopted
 
 
 @pytest.mark.parametrize("seed", range(30))
