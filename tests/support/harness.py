@@ -16,14 +16,16 @@ from pavane.cache import GraphCache, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Batch, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
+from pavane.kernels.host import HostTier
 from pavane.kernels.kv import BlockedKVStore, KVStore
+from pavane.kernels.moves import Mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.decoder import Decoder
 from pavane.models.native import native_decoder
-from pavane.models.runner import ModelRunner, TorchForward
+from pavane.models.runner import ForwardPass, ModelRunner, TorchForward
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.plan import make_batch
@@ -103,12 +105,15 @@ def tiny_runner(
     *,
     batch_invariant: bool = False,
     backend: str = "torch",
+    host_pages: int = 0,
 ) -> ModelRunner:
+    """With `host_pages`, one that has a tier of that size in host memory."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     if backend == "decoder":
         store = BlockedKVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.bfloat16)
-        return ModelRunner(native_decoder(config, dict(weights), {}, store, rope, batch_invariant=True))
+        forward = native_decoder(config, dict(weights), {}, store, rope, batch_invariant=True)
+        return _with_tier(forward, host_pages)
     model = Decoder(config, dict(weights), batch_invariant=batch_invariant)
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     attention: AttentionBackend[Any] = (
@@ -116,7 +121,12 @@ def tiny_runner(
         if backend == "native"
         else TorchAttention(KVStore(*shape), rope, config.num_heads, batch_invariant=batch_invariant)
     )
-    return ModelRunner(TorchForward(model, attention))
+    return _with_tier(TorchForward(model, attention), host_pages)
+
+
+def _with_tier(forward: ForwardPass, host_pages: int) -> ModelRunner:
+    layout = forward.pages()
+    return ModelRunner(forward, Mover(HostTier(layout, host_pages * layout.page_bytes)) if host_pages else None)
 
 
 @dataclass
