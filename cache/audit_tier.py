@@ -38,7 +38,7 @@ def check_tier(cache: GraphCache, nodes: set[Node]) -> None:
         same("nodes of an entry", len(entry.nodes), users[entry])
         same("moves from an entry", entry.pins, sum(coming.entry is entry for coming in tier.flying.values()))
         places = sorted(
-            (node.copy.first, node.copy.first + node.copy.count) for node in entry.nodes if node.copy is not None
+            (node.copy.first, node.copy.first + node.copy.length) for node in entry.nodes if node.copy is not None
         )
         if any(not 0 <= begin < end <= entry.tokens for begin, end in places):
             raise AuditError(f"parts {places} of an entry of {entry.tokens} tokens")

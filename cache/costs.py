@@ -40,6 +40,12 @@ class Costs:
         if rows >= STEADY_ROWS:
             self.encode.observe(rows, seconds)
 
+    def observe_moves(self, out_tokens: int, out_s: float, in_tokens: int, in_s: float) -> None:
+        if out_tokens:
+            self.out.observe(out_tokens, out_s)
+        if in_tokens:
+            self.back.observe(in_tokens, in_s)
+
     def worth_moving(self) -> bool:
         moving = self.out.seconds_per_token + self.back.seconds_per_token
         if moving < self.encode.seconds_per_token:

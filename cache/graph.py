@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from pavane.cache.eviction import Idle, Policy
-from pavane.cache.nodes import LEVELS, Context, Keep, Member, Node, Position, Span
+from pavane.cache.nodes import LEVELS, Context, Entry, Keep, Member, Node, Position, Span
 from pavane.cache.slots import Extent, SlotPool, cut, join, length_of
 from pavane.cache.tiers import Coming, Tier
 from pavane.cache.trees import Trees, common
@@ -295,16 +295,21 @@ class GraphCache:
         assert self.tier is not None
         for key in lost:
             if key in self.tier.entries:
-                self._prune_all(self.tier.forget(self.tier.entries[key]))
+                self.forget(self.tier.entries[key])
         for tickets, good in ((arrived, True), (failed, False)):
             for ticket in tickets:
                 coming = self.tier.land(ticket)
                 if not good:
                     self.tier.failed += 1
                     if coming.entry.nodes:
-                        self._prune_all(self.tier.forget(coming.entry))
+                        self.forget(coming.entry)
                 for node in list(Span(coming.node, coming.lo).upwards()):
                     self._land(node, coming, good)
+
+    def forget(self, entry: Entry) -> None:
+        """Drops what a tier holds; no move from it may be under way."""
+        assert self.tier is not None
+        self._prune_all(self.tier.forget(entry))
 
     def _fetch(self, nodes: list[Node]) -> None:
         """The copies of `nodes`, which have slots now, are moved there."""

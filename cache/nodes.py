@@ -121,7 +121,7 @@ class Node:
     @property
     def covered(self) -> bool:
         """All of it can be fetched from a copy: it need not be computed, nor what that would read."""
-        return self.copy is not None and self.copy.count == len(self) and not self.filled
+        return self.copy is not None and self.copy.length == len(self) and not self.filled
 
     def _hasher(self) -> blake2b:
         chain: list[Node] = []
@@ -151,11 +151,11 @@ class Entry:
 
 
 class Copy(NamedTuple):
-    """Of a node's first `count` tokens: the tokens [first, first + count) of `entry`."""
+    """Of a node's first `length` tokens: the tokens [first, first + length) of `entry`."""
 
     entry: Entry
     first: int
-    count: int
+    length: int
 
 
 class Span(NamedTuple):

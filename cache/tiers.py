@@ -66,7 +66,7 @@ class Tier:
         """`node` is about to lose its slots: what is in them goes out, if it is not there already, if moving it there
         and back is worth while, and if there is room."""
         count, copy = node.filled, node.copy
-        if copy is not None and copy.count >= count:
+        if copy is not None and copy.length >= count:
             self.entries.move_to_end(copy.entry.key)
             return []
         if not count or not self.costs.worth_moving():
@@ -94,8 +94,8 @@ class Tier:
         copy = node.copy
         assert copy is not None
         self._tickets += 1
-        extents = cut(node.extents or [], copy.count)[0]
-        coming = Coming(self._tickets, copy.entry, copy.first, copy.count, extents, node, node.lo)
+        extents = cut(node.extents or [], copy.length)[0]
+        coming = Coming(self._tickets, copy.entry, copy.first, copy.length, extents, node, node.lo)
         node.coming = True
         self.flying[coming.ticket] = coming
         self._coming.append(coming)
@@ -148,9 +148,9 @@ class Tier:
 
     def truncate(self, node: Node) -> None:
         """`node` has been cut off at its end."""
-        if node.copy is not None and node.copy.count > len(node):
+        if node.copy is not None and node.copy.length > len(node):
             if len(node):
-                node.copy = node.copy._replace(count=len(node))
+                node.copy = node.copy._replace(length=len(node))
             else:
                 self.detach(node)
 

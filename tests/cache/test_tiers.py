@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pavane.cache import Costs, Entry, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
+from pavane.cache import Costs, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
 from pavane.cache.slots import Extent
 
 PAGE = 4
@@ -225,9 +225,9 @@ class World:
             assert stored == contents(node, node.filled), "slots hold something else"
             copy = node.copy
             if copy is not None and copy.entry.key in self.below and copy.entry.key not in self.tier._leaving:
-                kept = self.below[copy.entry.key][copy.first : copy.first + copy.count]
-                assert kept == contents(node, copy.count), "the tier holds something else"
-                self.seen["split"] += copy.count < copy.entry.tokens
+                kept = self.below[copy.entry.key][copy.first : copy.first + copy.length]
+                assert kept == contents(node, copy.length), "the tier holds something else"
+                self.seen["split"] += copy.length < copy.entry.tokens
 
     def close(self) -> None:
         for holder in self.holders:
@@ -240,17 +240,13 @@ class World:
         self.holders = []
         self.check()
         self.cache.evict(self.cache.pool.size)
-        for entry in list(self.tier.entries.values()):
-            self.drop(entry)
+        while self.tier.entries:
+            self.cache.forget(next(iter(self.tier.entries.values())))
         self.transfer()
         assert self.below == {}
         assert self.cache.contexts == {}
         assert self.tier.free == self.tier.pages
         assert self.cache.pool.free == self.cache.pool.size
-
-    def drop(self, entry: Entry) -> None:
-        if entry.key in self.tier.entries:
-            self.cache._prune_all(self.tier.forget(entry))
 
 
 VERBS = [

@@ -96,8 +96,8 @@ def test_what_cannot_be_kept_or_fetched_is_told_and_logged(caplog: pytest.LogCap
     assert (report.arrived, report.failed, report.lost) == ((), (5,), (b"xa",))
     assert (report.out_tokens, report.in_tokens) == (3, 0)
     assert [record.message for record in caplog.records] == [
-        "no room for 7861; it will be computed again",
-        "7863 is not what it was; it will be computed again",
+        "KV could not be kept, and will be computed again: no room for 7861",
+        "KV could not be fetched, and will be computed again: 7863 is not what it was",
     ]
 
 
