@@ -299,7 +299,9 @@ class GraphCache:
         for tickets, good in ((arrived, True), (failed, False)):
             for ticket in tickets:
                 coming = self.tier.land(ticket)
-                if not good:
+                if good:
+                    self.tier.fetched_tokens += coming.length
+                else:
                     self.tier.failed += 1
                     if coming.entry.nodes:
                         self.forget(coming.entry)
@@ -324,7 +326,7 @@ class GraphCache:
         """A node whose KV was coming has it, or has not."""
         node.coming = False
         if good:
-            node.filled = min(len(node), coming.lo + coming.count - node.lo)
+            node.filled = min(len(node), coming.lo + coming.length - node.lo)
             node.known = max(node.known, node.filled)
         if node.owner is self.tier:
             node.owner = None

@@ -24,13 +24,13 @@ class Leaving(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coming:
-    """KV on its way in: tokens [first, first + count) of `entry` go to the slots of `extents`, which are those of the
+    """KV on its way in: tokens [first, first + length) of `entry` go to the slots of `extents`, which are those of the
     path to `node` from depth `lo` on."""
 
     ticket: int
     entry: Entry
     first: int
-    count: int
+    length: int
     extents: list[Extent]
     node: Node
     lo: int

@@ -34,13 +34,18 @@ class KVTier(Protocol):
     """
 
     @property
+    def page_bytes(self) -> int:
+        """Of PAGE tokens; an entry takes whole pages."""
+        ...
+
+    @property
     def capacity(self) -> int:
         """Bytes."""
         ...
 
     @property
     def used(self) -> int:
-        """Bytes; an entry takes whole pages."""
+        """Bytes."""
         ...
 
     def put(self, key: bytes, extents: Int32) -> None:
@@ -87,6 +92,10 @@ class HostTier:
         self._weights = _odd_words(layout.page_words // 2)
         self._free = list(range(count))[::-1]
         self._entries: dict[bytes, _Entry] = {}
+
+    @property
+    def page_bytes(self) -> int:
+        return self._layout.page_bytes
 
     @property
     def capacity(self) -> int:

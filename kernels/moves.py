@@ -20,7 +20,7 @@ class Mover:
     reported with the next."""
 
     def __init__(self, tier: KVTier) -> None:
-        self._tier = tier
+        self.tier = tier
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transfer")
         self._flying: dict[Future[float], MoveIn] = {}
         self._lost: list[bytes] = []
@@ -33,10 +33,10 @@ class Mover:
             return
         began = time.perf_counter()
         for key in moves.drops:
-            self._tier.drop(key)
+            self.tier.drop(key)
         for move in moves.out:
             try:
-                self._tier.put(move.key, move.extents)
+                self.tier.put(move.key, move.extents)
             except Exception as error:  # whatever a tier raises costs an encoding, not the step
                 log.exception("KV could not be kept, and will be computed again: %s", error)
                 self._lost.append(move.key)
@@ -76,5 +76,5 @@ class Mover:
     def _fetch(self, move: MoveIn) -> float:
         """The seconds that it took."""
         began = time.perf_counter()
-        self._tier.get(move.key, move.first, move.extents)
+        self.tier.get(move.key, move.first, move.extents)
         return time.perf_counter() - began

@@ -52,13 +52,13 @@ class ModelRunner:
 
     def __init__(self, model: ForwardPass, mover: Mover | None = None) -> None:
         self._model = model
-        self._mover = mover
+        self.mover = mover
         self._sampled = np.zeros(0, dtype=np.int32)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
-        if self._mover is not None:
-            self._mover.begin(batch.moves)
+        if self.mover is not None:
+            self.mover.begin(batch.moves)
         began = time.perf_counter()
         n = batch.n_rows
         tokens, previous = batch.tokens[:n], batch.previous[:n]
@@ -72,5 +72,5 @@ class ModelRunner:
             sampled = Sampled(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), None, None)
         # A sample without a token has failed; what was already asked to follow it runs on any token and is dropped.
         self._sampled = sampled.tokens.clip(min=0)
-        moved = self._mover.report(wait=not n) if self._mover is not None else None
+        moved = self.mover.report(wait=not n) if self.mover is not None else None
         return StepResult(sampled.tokens, sampled.logprobs, forward_s, sampled.top_tokens, sampled.top_logprobs, moved)

@@ -190,7 +190,7 @@ class World:
             self.cache.landed([], [coming.ticket], [])
             self.seen["failed"] += 1
             return
-        for slot, content in zip(expand(coming.extents), kv[coming.first : coming.first + coming.count], strict=True):
+        for slot, content in zip(expand(coming.extents), kv[coming.first : coming.first + coming.length], strict=True):
             assert self.slots[slot] is None, "somebody wrote where KV is coming"
             self.slots[slot] = content
         self.cache.landed([coming.ticket], [], [])

@@ -20,7 +20,7 @@ def run(start: int, length: int) -> Int32:
 class NotedTier:
     """Notes what it is asked for; what comes in waits for `gate`; keys that begin with x fail."""
 
-    capacity = used = 0
+    page_bytes = capacity = used = 0
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes, bool]] = []
