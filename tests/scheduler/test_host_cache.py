@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from support.fingerprint import FingerprintOracle, FingerprintRunner
 from support.harness import INVARIANT, Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 
@@ -81,6 +82,40 @@ def test_corrupt_memory_costs_an_encoding_and_no_answer() -> None:
     assert harness.cache.tier is not None
     assert harness.cache.tier.failed > 0
     assert sum(harness.outcome(call.id).receipt.reencoded for call in calls) > 0
+
+
+def test_preempted_decodes_go_on_where_they_were() -> None:
+    """All of them begin, but not all can end at once: those that give way lose their slots and encode nothing again."""
+    calls = [decode(f"d{i}", line(9, 40 + i), max_tokens=90, seed=i, logprobs=True) for i in range(6)]
+    expected = said(served("torch", calls, 3000, 0, 6), calls)
+    for pages in (0, 200):
+        harness = served("torch", calls, 330, pages, 6)
+        assert said(harness, calls) == expected
+        receipts = [harness.outcome(call.id).receipt for call in calls]
+        assert sum(receipt.preemptions for receipt in receipts) > 0
+        assert (sum(receipt.reencoded for receipt in receipts) == 0) == bool(pages)
+        tier = harness.cache.tier
+        assert tier is None or tier.fetched_tokens > 0
+
+
+def test_a_call_that_begins_again_elsewhere_reads_there() -> None:
+    """It gave way after one step and goes on with the next, and nothing was encoded in between."""
+    runner = FingerprintRunner(60)
+    runner.add_tier(0, faulty=False)
+    harness = Harness(runner, 60, host_pages=9)
+    call = decode("d", line(5, 1), max_tokens=9, seed=3)
+    harness.submit(call)
+    for _ in range(3):
+        harness.step()
+    steps, cache = harness.scheduler._steps, harness.cache
+    steps._preempt(next(iter(harness.scheduler.running)))
+    assert cache.evict(60) > 5
+    cache.pool.allocate(20)  # somebody else has its slots now
+    harness.check = False
+    harness.run()
+    assert list(harness.outcome("d").tokens) == FingerprintOracle({"d": call}, None)["d"].tokens
+    assert cache.tier is not None
+    assert cache.tier.fetched_tokens > 5
 
 
 def spoil(runner: ModelRunner, seed: int) -> None:
