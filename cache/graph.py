@@ -367,7 +367,7 @@ class GraphCache:
             dropped = max(missing, length // 2)
             if self._cuts and length - dropped >= CUT_KEEPS and node.indexed:
                 self._idle.put_back(self._trees.split(node, length - dropped), rank)
-            if self.tier is not None and (node.indexed or node.refs or node.children or node.branches):
+            if self.tier is not None:
                 self._prune_all(self.tier.keep(node))
             self.evicted_nodes[node.level] += 1
             self.evicted_tokens[node.level] += node.filled

@@ -312,6 +312,21 @@ def test_what_has_left_needs_no_inputs_and_comes_back() -> None:
     audit(cache, [span, below])
 
 
+def test_a_branch_that_came_back_in_part_does_not_come_again() -> None:
+    cache, tier, span = one_node(6, decode=True)
+    cache.append(span.node, [9, 9], None)
+    assert not span.node.covered, "the rest is to be computed, and so is what that reads"
+    for _ in range(2):
+        assert cache.acquire([span], "call")
+        tier.take()
+        for ticket in list(tier.flying):
+            cache.landed([ticket], [], [])
+        assert (span.node.filled, span.node.owner) == (6, "call")
+        cache.abandon([span], "call")
+    assert tier.fetched_tokens == 6
+    audit(cache, [span])
+
+
 def test_the_copy_of_a_branch_goes_with_its_last_reader() -> None:
     cache, tier, span = one_node(6, decode=True)
     assert tier.free == 7

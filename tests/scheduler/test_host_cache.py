@@ -8,8 +8,10 @@ from support.fingerprint import FingerprintOracle, FingerprintRunner
 from support.harness import INVARIANT, Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 
+from pavane.cache import Keep
 from pavane.models.runner import ModelRunner
-from pavane.scheduler.spec import CallSpec, Outcome
+from pavane.scheduler.engine import Engine
+from pavane.scheduler.spec import CallSpec, Outcome, State
 
 CONFIG = tiny_config()
 WEIGHTS = tiny_weights(CONFIG)
@@ -98,24 +100,69 @@ def test_preempted_decodes_go_on_where_they_were() -> None:
         assert tier is None or tier.fetched_tokens > 0
 
 
-def test_a_call_that_begins_again_elsewhere_reads_there() -> None:
-    """It gave way after one step and goes on with the next, and nothing was encoded in between."""
-    runner = FingerprintRunner(60)
+def fingerprinted(slots: int, running: int = 16) -> Harness:
+    runner = FingerprintRunner(slots)
     runner.add_tier(0, faulty=False)
-    harness = Harness(runner, 60, host_pages=9)
-    call = decode("d", line(5, 1), max_tokens=9, seed=3)
-    harness.submit(call)
+    return Harness(runner, slots, max_running=running, host_pages=99)
+
+
+def test_a_call_that_goes_on_reads_where_its_parent_is_now() -> None:
+    """It gave way after one step and goes on with the next; nothing was encoded in between."""
+    calls = [prefill("p", line(9, 0)), decode("d", line(5, 1), "p", max_tokens=9, seed=3)]
+    harness = fingerprinted(60)
+    harness.submit(*calls)
     for _ in range(3):
         harness.step()
-    steps, cache = harness.scheduler._steps, harness.cache
-    steps._preempt(next(iter(harness.scheduler.running)))
-    assert cache.evict(60) > 5
-    cache.pool.allocate(20)  # somebody else has its slots now
+    (call,) = harness.scheduler.running
+    cache = harness.cache
+    assert call.span is not None
+    cache.retain(call.span, Keep.PINNED)
+    harness.scheduler._steps._preempt(call)
+    assert cache.evict(9) == 9, "the parent alone"
+    cache.pool.allocate(9)  # somebody else has its slots now
     harness.check = False
     harness.run()
-    assert list(harness.outcome("d").tokens) == FingerprintOracle({"d": call}, None)["d"].tokens
+    oracle = FingerprintOracle({call.id: call for call in calls}, None)
+    assert list(harness.outcome("d").tokens) == oracle["d"].tokens
     assert cache.tier is not None
-    assert cache.tier.fetched_tokens > 5
+    assert cache.tier.fetched_tokens == 9
+
+
+def test_what_the_next_call_reads_is_there_before_it_starts() -> None:
+    harness = fingerprinted(100, running=1)
+    harness.submit(prefill("p", line(30, 0)))
+    harness.run()
+    harness.cache.evict(100)
+    harness.submit(decode("first", line(5, 1), max_tokens=20))
+    harness.step()
+    harness.submit(decode("second", line(5, 1), "p", max_tokens=2))
+    tier = harness.cache.tier
+    assert tier is not None
+    for _ in range(10):
+        harness.step()
+    assert harness.outcome("second").state is State.QUEUED
+    assert tier.fetched_tokens == 30
+    harness.run()
+    assert harness.outcome("second").receipt.encoded == 5
+    assert tier.fetched_tokens == 30
+
+
+async def test_the_engine_passes_on_what_has_arrived() -> None:
+    calls = load()
+    expected = said(served("torch", calls, 3000, 0, 4), calls)
+    runner = tiny_runner(CONFIG, WEIGHTS, POOL, batch_invariant=True, host_pages=100)
+    harness = Harness(runner, POOL, bos_id=0, batch_invariant=True, host_pages=100, max_running=4)
+    rows: list[int] = []
+    engine = Engine(harness.scheduler, runner, lambda events: None, lambda n, *_: rows.append(n))
+    engine.start()
+    engine.submit("", "w", calls)
+    assert await engine.drain(60.0)
+    await engine.stop()
+    harness.audit()
+    assert said(harness, calls) == expected
+    assert harness.cache.tier is not None
+    assert harness.cache.tier.fetched_tokens > 0
+    assert min(rows) > 0, "a step without rows is none to measure"
 
 
 def spoil(runner: ModelRunner, seed: int) -> None:
