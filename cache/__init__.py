@@ -1,13 +1,18 @@
 """Contexts, radix trees, slots, eviction: who may see what, and where its KV lies."""
 
-from pavane.cache.audit import AuditError, audit
+from pavane.cache.audit import audit
+from pavane.cache.audit_tier import AuditError
+from pavane.cache.costs import Costs
 from pavane.cache.graph import GraphCache, NeverFitsError
-from pavane.cache.nodes import Context, Keep, Member, Node, Position, Span
+from pavane.cache.nodes import Context, Entry, Keep, Member, Node, Position, Span
 from pavane.cache.slots import Extent, cut, length_of
+from pavane.cache.tiers import Tier, Transfers
 
 __all__ = [
     "AuditError",
     "Context",
+    "Costs",
+    "Entry",
     "Extent",
     "GraphCache",
     "Keep",
@@ -16,6 +21,8 @@ __all__ = [
     "Node",
     "Position",
     "Span",
+    "Tier",
+    "Transfers",
     "audit",
     "cut",
     "length_of",

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pavane.cache.audit_tier import AuditError, check_tier, same
 from pavane.cache.eviction import Idle
 from pavane.cache.graph import GraphCache
 from pavane.cache.nodes import LEVELS, Context, Keep, Node, Span
 from pavane.cache.slots import length_of
-
-
-class AuditError(AssertionError):
-    """The state of the cache contradicts itself."""
 
 
 def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), held: Iterable[Span] = ()) -> None:
@@ -31,6 +28,8 @@ def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), 
             refs[node] += 1
     for span in held:
         locks.update(span.upwards())
+    for coming in cache.tier.flying.values() if cache.tier is not None else ():
+        locks.update(Span(coming.node, coming.lo).upwards())
     for context in cache.contexts.values():
         for member in context.members:
             refs.update(member.span.upwards())
@@ -46,29 +45,30 @@ def audit(cache: GraphCache, retained: Iterable[Span | tuple[Span, Keep]] = (), 
             used.extend(node.extents or ())
             if node.extents is not None:
                 slots_held[context.namespace] += length_of(node.extents)
-            _same("refs", node.refs, refs[node], node)
+            same("refs", node.refs, refs[node], node)
             explained = [holders[node, level] for level in LEVELS]
-            _same("holders", node.holders, explained, node)
-            _same("level", node.level, max((k for k in LEVELS if node.holders[k]), default=Keep.NONE), node)
-            _same("locks", node.locks, locks[node], node)
-            _same("idle", node.rank is not None, node.extents is not None and node.locks == 0, node)
+            same("holders", node.holders, explained, node)
+            same("level", node.level, max((k for k in LEVELS if node.holders[k]), default=Keep.NONE), node)
+            same("locks", node.locks, locks[node], node)
+            same("idle", node.rank is not None, node.extents is not None and node.locks == 0, node)
             if node.rank is not None:
                 idle_slots[node.level] += length_of(node.extents or [])
     for what, counter in (("retained", refs), ("held", locks)):
         lost = [node for node in counter if node not in seen]
         if lost:
             raise AuditError(f"{what} but in no tree: depth {lost[0].lo}..{lost[0].hi}")
+    check_tier(cache, seen)
     _check_order(cache._idle, {node for node in seen if node.rank is not None})
-    _same("idle slots by level", cache.tokens_by_level(), idle_slots)
-    _same("idle slots", cache.idle_slots, sum(idle_slots.values()))
-    _same("slots by namespace", dict(cache.slots_held), dict(slots_held))
-    _same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
+    same("idle slots by level", cache.tokens_by_level(), idle_slots)
+    same("idle slots", cache.idle_slots, sum(idle_slots.values()))
+    same("slots by namespace", dict(cache.slots_held), dict(slots_held))
+    same("free slots", cache.pool.free, length_of(cache.pool.free_extents()))
     end = 0
     for start, length in sorted(used):
         if start != end:
             raise AuditError(f"slots from {end} on: {'held twice' if start < end else 'leaked'} up to {start}")
         end = start + length
-    _same("slots", cache.pool.size, end)
+    same("slots", cache.pool.size, end)
 
 
 def _walk(context: Context) -> Iterator[Node]:
@@ -102,7 +102,9 @@ def _check_node(cache: GraphCache, node: Node) -> None:
         and node.locks == 0
         and node.extents is not None
         and not node.complete,
-        "kept for nobody": not (node.refs or node.locks or node.children or node.branches) and node.extents is None,
+        "kept for nobody": not (node.refs or node.locks or node.children or node.branches)
+        and node.extents is None
+        and node.copy is None,
         "a context that is gone": cache.contexts.get(node.context.key) is not node.context,
     }
     for fact, holds in facts.items():
@@ -112,17 +114,11 @@ def _check_node(cache: GraphCache, node: Node) -> None:
 
 def _check_order(idle: Idle, nodes: set[Node]) -> None:
     order = list(idle)
-    _same("ranks", idle.ranks, sorted(idle.buckets))
-    _same("empty buckets", [rank for rank, bucket in idle.buckets.items() if not bucket], [])
-    _same("nodes in the order of eviction", (len(order), set(order)), (len(nodes), nodes))
+    same("ranks", idle.ranks, sorted(idle.buckets))
+    same("empty buckets", [rank for rank, bucket in idle.buckets.items() if not bucket], [])
+    same("nodes in the order of eviction", (len(order), set(order)), (len(nodes), nodes))
     for rank, bucket in idle.buckets.items():
         for node in bucket:
-            _same("rank", node.rank, rank, node)
+            same("rank", node.rank, rank, node)
     if idle.by_level:
-        _same("levels in the order of eviction", [n.level for n in order], sorted(n.level for n in order))
-
-
-def _same(what: str, is_now: object, should_be: object, node: Node | None = None) -> None:
-    if is_now != should_be:
-        where = f" of the node at depth {node.lo}..{node.hi}" if node is not None else ""
-        raise AuditError(f"{what}{where}: {is_now}, should be {should_be}")
+        same("levels in the order of eviction", [n.level for n in order], sorted(n.level for n in order))

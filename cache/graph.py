@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from pavane.cache.eviction import Idle, Policy
-from pavane.cache.nodes import LEVELS, Context, Keep, Member, Node, Position, Span
+from pavane.cache.nodes import LEVELS, Context, Entry, Keep, Member, Node, Position, Span
 from pavane.cache.slots import Extent, SlotPool, cut, join, length_of
+from pavane.cache.tiers import Coming, Tier
 from pavane.cache.trees import Trees, common
 
 CUT_KEEPS = 64  # a node is dropped in part only if at least so many tokens stay
@@ -52,12 +53,14 @@ class GraphCache:
         absolute: bool = False,
         eviction: Policy = "graph",
         on_change: Callable[[Change, Node, int], None] | None = None,
+        tier: Tier | None = None,
     ) -> None:
         self.pool = SlotPool(slots)
         self.slots_held: Counter[str] = Counter()  # by namespace; those of none are free
         self.evicted_nodes = [0] * len(LEVELS)  # by level, and in part counts too
         self.evicted_tokens = [0] * len(LEVELS)
         self.on_change = on_change
+        self.tier = tier
         self._trees = Trees(bos_id=bos_id, identity=identity, absolute=absolute, on_split=self._split)
         self._idle = Idle(eviction)
         self._cuts = eviction == "graph"
@@ -115,11 +118,7 @@ class GraphCache:
         for node in list(span.upwards()):
             self._let_go(node, level)
             node.refs -= 1
-            if node.refs == 0 and node.rank is not None and not node.indexed:
-                self._idle.discard(node)
-                self.pool.release(self._drop(node))  # a branch that nobody can find any more
-            else:
-                self._trees.prune(node)
+            self._let_rest(node)
 
     def regrade(self, span: Span, before: Keep, after: Keep) -> None:
         """What was retained at the level `before` is retained at `after` now."""
@@ -144,7 +143,7 @@ class GraphCache:
                     elif node not in seen:
                         seen.add(node)
                         stack.append((node, True))
-                        if not node.complete and node.owner is None:
+                        if not node.complete and node.owner is None and not node.covered:
                             stack.extend((n, False) for n in _inputs(node) if n not in seen)
         return out
 
@@ -166,10 +165,14 @@ class GraphCache:
             if total > self.pool.size:
                 raise NeverFitsError(total, self.pool.size)
             return False
+        copied = [node for node in missing if node.copy is not None and not node.filled and not node.coming]
+        if self.tier is not None:
+            self.tier.pin(copied)
         self._make_room(want)
         for node, size in zip(missing, sizes, strict=True):
             node.owner = owner
             self._allot(node, max(size, length_of(node.extents or [])))
+        self._fetch(copied)
         return True
 
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
@@ -229,6 +232,8 @@ class GraphCache:
         del node.tokens[length:]
         node.filled = min(node.filled, length)
         node.known = min(node.known, length)
+        if self.tier is not None:
+            self.tier.truncate(node)
 
     def rewind(self, node: Node, length: int, owner: object) -> None:
         """The tokens of `node` from `length` on are to be computed again."""
@@ -270,6 +275,82 @@ class GraphCache:
             node.extents = keep or None
             self._give_back(node, rest)
 
+    # ---- the tier below
+
+    def promote(self, spans: Iterable[Span]) -> None:
+        """Fetches what a call will read before it runs, as far as that costs nothing that anybody is kept for."""
+        for span in spans:
+            for node in span.nodes():
+                room = self.pool.free + (self._idle.slots_by_level[Keep.NONE] if self._idle.by_level else 0)
+                if self.tier is None or not node.covered or node.locks or len(node) > room:
+                    continue
+                self.tier.pin([node])
+                self._make_room(len(node))
+                self._allot(node, len(node))
+                self._fetch([node])
+
+    def landed(self, arrived: Iterable[int], failed: Iterable[int], lost: Iterable[bytes]) -> None:
+        """Moves have come to an end: tickets of those that came, and of those that could not; `lost` are the keys of
+        what could not be kept."""
+        assert self.tier is not None
+        for key in lost:
+            if key in self.tier.entries:
+                self.forget(self.tier.entries[key])
+        for tickets, good in ((arrived, True), (failed, False)):
+            for ticket in tickets:
+                coming = self.tier.land(ticket)
+                if good:
+                    self.tier.fetched_tokens += coming.length
+                else:
+                    self.tier.failed += 1
+                    if coming.entry.nodes:
+                        self.forget(coming.entry)
+                for node in list(Span(coming.node, coming.lo).upwards()):
+                    self._land(node, coming, good)
+
+    def forget(self, entry: Entry) -> None:
+        """Drops what a tier holds; no move from it may be under way."""
+        assert self.tier is not None
+        self._prune_all(self.tier.forget(entry))
+
+    def _fetch(self, nodes: list[Node]) -> None:
+        """The copies of `nodes`, which have slots now, are moved there."""
+        for node in nodes:
+            assert self.tier is not None
+            if node.covered:
+                node.owner = self.tier
+            self._lock(Span(node, node.lo))
+            self.tier.fetch(node)
+
+    def _land(self, node: Node, coming: Coming, good: bool) -> None:
+        """A node whose KV was coming has it, or has not."""
+        node.coming = False
+        if good:
+            node.filled = min(len(node), coming.lo + coming.length - node.lo)
+            node.known = max(node.known, node.filled)
+        if node.owner is self.tier:
+            node.owner = None
+        if node.complete:
+            self._stored(node)
+        self._unlock(Span(node, node.lo))
+        if node.locks == 0:
+            self._settle(node)
+            self._let_rest(node)
+
+    def _let_rest(self, node: Node) -> None:
+        """Nobody runs on `node` any more, or nobody keeps it: what cannot be found goes."""
+        if node.refs == 0 and node.locks == 0 and not node.indexed and node.attached:
+            if self.tier is not None:
+                self.tier.detach(node)
+            if node.extents is not None:
+                self._idle.discard(node)
+                self.pool.release(self._drop(node))
+        self._trees.prune(node)
+
+    def _prune_all(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            self._trees.prune(node)
+
     # ---- eviction
 
     def evict(self, count: int) -> int:
@@ -286,6 +367,8 @@ class GraphCache:
             dropped = max(missing, length // 2)
             if self._cuts and length - dropped >= CUT_KEEPS and node.indexed:
                 self._idle.put_back(self._trees.split(node, length - dropped), rank)
+            if self.tier is not None:
+                self._prune_all(self.tier.keep(node))
             self.evicted_nodes[node.level] += 1
             self.evicted_tokens[node.level] += node.filled
             extents = self._drop(node)
@@ -366,6 +449,8 @@ class GraphCache:
 
     def _split(self, upper: Node, lower: Node) -> None:
         self._idle.split(upper, lower)
+        if self.tier is not None:
+            self.tier.split(upper, lower)
         if upper.complete and not lower.complete:  # not before, together
             self._stored(upper)
 
@@ -395,6 +480,8 @@ class GraphCache:
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
             self._give_back(own, own.extents)
+        if self.tier is not None:
+            self.tier.detach(own)
 
 
 def _inputs(node: Node) -> list[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple
@@ -35,14 +36,18 @@ class Node:
     rest. `locks` counts running calls that read or write the node, `refs` everything that needs it to exist, `holders`
     the messages and waiting calls among these by what they keep it for, and `level` is the highest that has one.
     `children` are found by lookups, `branches` (running decodes) are not. `known` is the most that `filled` ever was:
-    what is computed below it is computed again. `rank` is its place in the order of eviction while it is idle.
+    what is computed below it is computed again. `rank` is its place in the order of eviction while it is idle. `copy`
+    is where its KV lies in a tier below the slots, if it does; while it is `coming` from there into its slots, these
+    are locked and nobody may read them.
     """
 
     __slots__ = (
         "_hash",
         "branches",
         "children",
+        "coming",
         "context",
+        "copy",
         "extents",
         "filled",
         "holders",
@@ -72,6 +77,8 @@ class Node:
         self.holders = [0] * len(LEVELS)
         self.level = Keep.NONE
         self.rank: int | None = None
+        self.copy: Copy | None = None
+        self.coming = False
         self.owner: object | None = None
         self._hash: blake2b | None = None
 
@@ -104,6 +111,18 @@ class Node:
         """Content key: H(context key, tokens from the context's start to the node's end)."""
         return self._hasher().digest()
 
+    def key_at(self, count: int) -> bytes:
+        """The content key after its first `count` tokens; also of a branch, which may still change behind them."""
+        assert self.parent is not None
+        state = self.parent._hasher().copy()
+        state.update(self.tokens[:count].tobytes())
+        return state.digest()
+
+    @property
+    def covered(self) -> bool:
+        """All of it can be fetched from a copy: it need not be computed, nor what that would read."""
+        return self.copy is not None and self.copy.length == len(self) and not self.filled
+
     def _hasher(self) -> blake2b:
         chain: list[Node] = []
         node: Node | None = self
@@ -117,6 +136,26 @@ class Node:
             node._hash = state
         assert state is not None
         return state
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """KV in a tier below the slots. `nodes` are those of which it holds all or a part; moves from it that are under way
+    pin it."""
+
+    key: bytes  # content key at its end, and its length
+    tokens: int
+    pages: int
+    nodes: set[Node] = field(default_factory=set)
+    pins: int = 0
+
+
+class Copy(NamedTuple):
+    """Of a node's first `length` tokens: the tokens [first, first + length) of `entry`."""
+
+    entry: Entry
+    first: int
+    length: int
 
 
 class Span(NamedTuple):

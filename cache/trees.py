@@ -105,7 +105,8 @@ class Trees:
         return upper
 
     def prune(self, node: Node) -> None:
-        """Removes `node` and what it alone kept, if it has no KV, nobody who needs it, and nothing below it."""
+        """Removes `node` and what it alone kept, if it has no KV (nor in a tier), nobody who needs it, and nothing
+        below it."""
         if node.refs or node.locks or node.children or node.branches:
             return
         pending = [node]
@@ -122,7 +123,7 @@ class Trees:
                         for seen in member.span.nodes():
                             seen.refs -= 1
                             pending.append(seen)
-            elif current.extents is None and current.attached:
+            elif current.extents is None and current.copy is None and current.attached:
                 if current.indexed:
                     del parent.children[current.tokens[0]]
                 else:

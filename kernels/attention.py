@@ -12,6 +12,7 @@ import torch
 
 from pavane.kernels.batch import Batch
 from pavane.kernels.kv import KVStore
+from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable, rotate
 
 
@@ -52,6 +53,9 @@ class TorchAttention:
         self._rope = rope
         self._scale = self._head_dim**-0.5
         self._row_by_row = batch_invariant
+
+    def pages(self) -> SlotPages:
+        return SlotPages(self._store.parts())
 
     def plan(self, batch: Batch) -> Plan:
         n, pairs = batch.n_rows, batch.n_pairs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,46 @@ class Samples:
     top_logprobs: Int32  # how many of the likeliest tokens to report; 0 = none
 
 
+class MoveOut(NamedTuple):
+    """KV to keep in the tier below the slots."""
+
+    key: bytes  # stands for the content
+    extents: Int32  # [n, 2]: start, length; the slots of its tokens, in order
+
+
+class MoveIn(NamedTuple):
+    """KV to fetch from there."""
+
+    ticket: int  # by which the report names it
+    key: bytes
+    first: int  # token of the entry that the first slot gets
+    extents: Int32  # [n, 2]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moves:
+    """What goes between the slots and a tier below them: first entries are dropped, then KV goes out, then the step may
+    write to the slots that this has freed. What comes in is under way while the step runs, and may be for longer: no
+    row reads or writes its slots before a report says that it has arrived."""
+
+    drops: tuple[bytes, ...] = ()
+    out: tuple[MoveOut, ...] = ()
+    back: tuple[MoveIn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoveReport:
+    """What came of moves, of this step and of earlier ones; seconds are those that moving took."""
+
+    arrived: tuple[int, ...]  # tickets
+    failed: tuple[int, ...]  # tickets: nothing was written, and the entry is of no use
+    lost: tuple[bytes, ...]  # keys of what could not be kept
+    out_tokens: int
+    out_s: float
+    in_tokens: int
+    in_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """One step.
@@ -70,6 +110,8 @@ class Batch:
     its own[s] rows, each of which sees the keys up to its own; else every row sees all keys. A row's attention is the
     merge of its pairs by their log-sum-exp. Every row has at least one pair. A segment without pairs is padding, and
     may have no extents.
+
+    A batch without rows is there for its `moves`, and until one of those that are under way has come to an end.
     """
 
     n_rows: int
@@ -85,6 +127,24 @@ class Batch:
     pair_deltas: Int32
     own: Int32  # [segments]
     samples: Samples
+    moves: Moves | None = None
+
+    @classmethod
+    def only(cls, moves: Moves) -> Batch:
+        """Without rows."""
+        none, no_values = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+        begin = np.zeros(1, dtype=np.int32)
+        samples = Samples(
+            count=0, rows=none, forced=none, temperature=no_values, top_p=no_values, top_k=none, min_p=no_values,
+            seeds=np.zeros(0, dtype=np.uint64), counters=np.zeros(0, dtype=np.int64), repetition=no_values,
+            seen_indptr=begin, seen_ids=none, bias_indptr=begin, bias_ids=none, bias_values=no_values, mask_rows=none,
+            masks=np.zeros((0, 0), dtype=np.uint32), masks_ready=None, top_logprobs=none,
+        )  # fmt: skip
+        return cls(
+            n_rows=0, tokens=none, previous=none, positions=none, slots=none, n_segments=0,
+            extents=np.zeros((0, 2), dtype=np.int32), extent_indptr=begin, row_indptr=begin, pair_rows=none,
+            pair_deltas=none, own=none, samples=samples, moves=moves,
+        )  # fmt: skip
 
     @property
     def n_pairs(self) -> int:
@@ -112,6 +172,7 @@ class StepResult:
     forward_s: float  # seconds of the forward pass up to the logits, without sampling
     top_tokens: Int32 | None = None  # [samples, most asked for], likeliest first, then NO_TOKEN; None if nobody asked
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
+    moved: MoveReport | None = None  # None if there is nothing to report
 
     def only(self, kept: list[int]) -> StepResult:
         """Of the samples `kept`."""
@@ -121,6 +182,7 @@ class StepResult:
             self.forward_s,
             None if self.top_tokens is None else self.top_tokens[kept],
             None if self.top_logprobs is None else self.top_logprobs[kept],
+            self.moved,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from pavane.kernels.batch import Batch
+from pavane.kernels.pages import SlotPages
 
 P = TypeVar("P")
 
@@ -19,4 +20,8 @@ class AttentionBackend(Protocol[P]):
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: P) -> torch.Tensor:
         """Stores K and V of the step's rows, then attends; see TorchAttention.attend for the shapes.
         The result is float32 or has the dtype of q."""
+        ...
+
+    def pages(self) -> SlotPages:
+        """The KV tensors, as a tier below them keeps what they hold."""
         ...

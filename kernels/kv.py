@@ -25,6 +25,11 @@ class KVStore:
         self.k[layer].copy_(k)
         self.v[layer].copy_(v)
 
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V where they lie, bit by bit: int32 [layers * kv_heads, blocks, inner, lanes, words], slot s being the
+        lane s % lanes of the block s // lanes."""
+        return _rows(self.k), _rows(self.v)
+
 
 class BlockedKVStore:
     """The same, as the C++ kernel reads it, in float32 or bfloat16.
@@ -65,3 +70,12 @@ class BlockedKVStore:
         self.k[layer].copy_(blocked.transpose(2, 3))
         self.v[layer].zero_()
         self.v[layer, :, :given, : self.head_dim] = v.to(self.dtype)
+
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See KVStore."""
+        return self.k.view(torch.int32).flatten(0, 1), _rows(self.v)
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """[layers, kv_heads, slots, dim] as parts of one block: int32 [layers * kv_heads, 1, 1, slots, words]."""
+    return tensor.view(torch.int32).flatten(0, 1)[:, None, None]

@@ -11,6 +11,7 @@ import torch
 from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_build import NoNativeKernelError, load_native
+from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
 
 _ARRAYS = ("extents", "extent_indptr", "row_indptr", "pair_rows", "pair_deltas", "own")
@@ -91,6 +92,9 @@ class NativeAttention:
         self._attend.restype = ctypes.c_int
         self._store = store
         self._layers = [(store.k[i].data_ptr(), store.v[i].data_ptr()) for i in range(store.shape[0])]
+
+    def pages(self) -> SlotPages:
+        return SlotPages(self._store.parts())
 
     def plan(self, batch: Batch) -> NativePlan:
         return self._planner.plan(batch)

@@ -12,6 +12,7 @@ from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_attention import NO_MEMORY, Planner
 from pavane.kernels.packing import LinearStruct, PackedLinear
+from pavane.kernels.pages import SlotPages
 
 ROUND_FROM = 48  # rows: below, rounding the weights costs more than it saves
 
@@ -89,7 +90,8 @@ class NativeDecoder:
         pointer = ctypes.c_void_p
         self._forward.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, pointer]
         self._forward.restype = ctypes.c_int
-        self._alive = (tuple(layers), embedding, norm, head, store)
+        self._alive = (tuple(layers), embedding, norm, head)
+        self._store = store
         _, kv_heads, _, dim = store.shape
         structs = (_LayerStruct * len(layers))()
         for i, (struct, layer) in enumerate(zip(structs, layers, strict=True)):
@@ -125,3 +127,7 @@ class NativeDecoder:
         if failed:
             raise MemoryError(NO_MEMORY)
         return out
+
+    def pages(self) -> SlotPages:
+        """See AttentionBackend."""
+        return SlotPages(self._store.parts())

@@ -10,6 +10,8 @@ import torch
 
 from pavane.kernels.batch import Batch, Int32, StepResult
 from pavane.kernels.contract import AttentionBackend
+from pavane.kernels.moves import Mover
+from pavane.kernels.pages import SlotPages
 from pavane.kernels.sampling import Sampled, sample
 from pavane.models.decoder import Decoder
 
@@ -18,6 +20,10 @@ class ForwardPass(Protocol):
     def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
         """Runs the layers over the rows of `batch`, whose inputs are `tokens` [n_rows]; float32 logits
         [samples.count, vocab_size] of the rows that have a sample."""
+        ...
+
+    def pages(self) -> SlotPages:
+        """See AttentionBackend."""
         ...
 
 
@@ -37,27 +43,34 @@ class TorchForward:
         rows = torch.from_numpy(batch.samples.rows[: batch.samples.count]).long()
         return self._model.logits(hidden.index_select(0, rows))
 
+    def pages(self) -> SlotPages:
+        return self._attention.pages()
+
 
 class ModelRunner:
-    """One thread calls `execute`, step after step."""
+    """One thread calls `execute`, step after step. `mover` has a tier below the slots, if there is one."""
 
-    def __init__(self, model: ForwardPass) -> None:
+    def __init__(self, model: ForwardPass, mover: Mover | None = None) -> None:
         self._model = model
+        self.mover = mover
         self._sampled = np.zeros(0, dtype=np.int32)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
+        if self.mover is not None:
+            self.mover.begin(batch.moves)
         began = time.perf_counter()
         n = batch.n_rows
         tokens, previous = batch.tokens[:n], batch.previous[:n]
         if (previous >= 0).any():
             tokens = np.where(previous >= 0, self._sampled[previous], tokens)
-        logits = self._model.logits(batch, tokens)
+        logits = self._model.logits(batch, tokens) if n else None
         forward_s = time.perf_counter() - began
-        if batch.samples.count:
+        if logits is not None and batch.samples.count:
             sampled = sample(logits, batch.samples)
         else:
             sampled = Sampled(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), None, None)
         # A sample without a token has failed; what was already asked to follow it runs on any token and is dropped.
         self._sampled = sampled.tokens.clip(min=0)
-        return StepResult(sampled.tokens, sampled.logprobs, forward_s, sampled.top_tokens, sampled.top_logprobs)
+        moved = self.mover.report(wait=not n) if self.mover is not None else None
+        return StepResult(sampled.tokens, sampled.logprobs, forward_s, sampled.top_tokens, sampled.top_logprobs, moved)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pavane.kernels.batch import NO_TOKEN, Batch, Int32
+from pavane.cache import Transfers
+from pavane.kernels.batch import NO_TOKEN, Batch, Int32, MoveIn, MoveOut, Moves
 from pavane.scheduler.plan import Item, Sample, Step, make_batch
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
@@ -43,6 +44,10 @@ class BatchMaker:
             batch = make_batch(step, self._text, bos=self._bos, share=self._share)
         self._items, self._batch = step.items, batch
         return batch
+
+    def forget(self) -> None:
+        """What running calls read may lie elsewhere from now on: the next batch is made from nothing."""
+        self._items, self._batch = [], None
 
     def ahead(self, step: Step) -> Ahead | None:
         """The step after `step`, the last that was made, if each of its calls is a decode that goes on unless its next
@@ -106,6 +111,14 @@ class BatchMaker:
             extents=extents,
             samples=make_samples(samples, self._text),
         )
+
+
+def make_moves(transfers: Transfers) -> Moves:
+    return Moves(
+        tuple(transfers.drops),
+        tuple(MoveOut(key, np.array(extents, dtype=np.int32)) for key, extents in transfers.leaving),
+        tuple(MoveIn(c.ticket, c.entry.key, c.first, np.array(c.extents, dtype=np.int32)) for c in transfers.coming),
+    )
 
 
 def _slots(items: Sequence[Item]) -> Int32 | None:

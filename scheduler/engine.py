@@ -157,9 +157,12 @@ class Engine:
                 if kept != []:
                     scheduler.fail_step(f"the model runner failed: {error}", monotonic())
             else:
+                if result.moved is not None:
+                    scheduler.moved(result.moved)
                 if kept != []:
                     scheduler.commit(result if kept is None else result.only(kept), monotonic())
-                self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
+                if batch.n_rows:
+                    self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pavane.cache import GraphCache, Keep, Span
-from pavane.kernels.batch import Batch, StepResult
+from pavane.kernels.batch import Batch, MoveReport, StepResult
 from pavane.scheduler.admission import Admission
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.calls import Call, Workflow
@@ -254,6 +254,10 @@ class Scheduler:
                 failure = Failure(error.reason, error.text, error.ids)
                 self._states.end_all(workflow.calls.values(), State.FAILED, failure, now)
         self._settle(now)
+
+    def moved(self, report: MoveReport) -> None:
+        """KV has come to the slots, or could not be moved; before `commit`, if this is of the same step."""
+        self._steps.moved(report)
 
     def fail_step(self, text: str, now: float) -> None:
         self._steps.fail(text, now)

@@ -6,9 +6,11 @@ in the order of the policy, what has prompts to encode: running calls and waitin
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pavane.cache import GraphCache, NeverFitsError, Node
-from pavane.kernels.batch import NO_TOKEN, Batch, StepResult
-from pavane.scheduler.batches import Ahead, BatchMaker
+from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
+from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
 from pavane.scheduler.encode import RUN, encode, grow
@@ -70,20 +72,36 @@ class Steps:
                 if moved:  # calls that were admitted, too
                     known = {entry[2] for entry in calls}
                     calls += [(True, order.key(c), c) for c in self._states.running if c not in known]
+            self._promote()
             if step.items:
-                return self._batches.make(step)
-            self.step = None
+                return self._with_moves(self._batches.make(step))
             if not step.finishing and not step.mended:
+                if self._cache.tier is not None and self._cache.tier.flying:
+                    self._batches.forget()  # until the next step with rows, calls may have stopped and begun again
+                    return self._with_moves(Batch.only(Moves()))
+                self.step = None
                 return None
+            self.step = None
             for call in step.mended:
                 self._park(call)
             for call in step.finishing:  # found complete: nothing had to be computed
                 self._finish(call, now)
 
+    def _promote(self) -> None:
+        """What the call that is next in order reads comes back before it starts."""
+        if self._cache.tier is not None:
+            call = self._states.order.first()
+            if call is not None:
+                self._cache.promote(inputs(call))
+
+    def _with_moves(self, batch: Batch) -> Batch:
+        transfers = self._cache.tier.take() if self._cache.tier is not None else None
+        return batch if transfers is None else replace(batch, moves=make_moves(transfers))
+
     def ahead(self) -> Ahead | None:
         """What may run right after the step that runs now and before that is committed; None if nothing may."""
         step, states = self.step, self._states
-        if step is None or states.counts[State.QUEUED] or step.finishing or step.mended:
+        if step is None or not step.items or states.counts[State.QUEUED] or step.finishing or step.mended:
             return None
         return self._batches.ahead(step) if len(step.items) == len(states.running) else None
 
@@ -114,6 +132,8 @@ class Steps:
             for node in span.nodes():
                 if node.complete:
                     continue
+                if node.coming:
+                    return call in step.busy
                 if node.owner is None:  # who computed it has stopped, and what it reads is not locked any more
                     if call not in step.busy:
                         self._park(call)
@@ -226,6 +246,8 @@ class Steps:
 
     def commit(self, result: StepResult, now: float) -> None:
         step = self._close()
+        if self._cache.tier is not None:
+            self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)
@@ -235,6 +257,12 @@ class Steps:
         for call in step.finishing:
             if not call.state.ended:
                 self._finish(call, now)
+
+    def moved(self, report: MoveReport) -> None:
+        """Moves of this step, or of earlier ones, have come to an end."""
+        assert self._cache.tier is not None
+        self._cache.tier.costs.observe_moves(report.out_tokens, report.out_s, report.in_tokens, report.in_s)
+        self._cache.landed(report.arrived, report.failed, report.lost)
 
     def fail(self, text: str, now: float) -> None:
         """The step has failed: so have its calls, but for those that may try again; these go back to waiting."""
@@ -286,6 +314,7 @@ class Steps:
     def seal(self, call: Call, finish: Finish, now: float) -> None:
         """The content of a running decode ends here."""
         seal(self._cache, call, finish)
+        self._batches.forget()  # the beginning of its path may now be that of another call
         assert call.span is not None
         if call.span.node.complete:
             self._encoded(call, now)

@@ -24,8 +24,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from pavane.cache import GraphCache
+from pavane.cache import Costs, GraphCache, Tier
 from pavane.kernels.batch import Runner
+from pavane.kernels.host import HostTier
+from pavane.kernels.moves import Mover
+from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.cpu import cpu_forward
@@ -163,6 +166,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         bos_id=bos_id,
         identity=await asyncio.to_thread(_digest, loaded) + str(dtype).encode(),
         absolute=config.batch_invariant,
+        tier=_tier(runner),
     )
     scheduler = Scheduler(
         cache,
@@ -245,17 +249,36 @@ def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) 
     rope = RopeTable(frequencies, max_model_len + 1, scale)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
-    return ModelRunner(forward)
+    if not config.host_cache_gb:
+        return ModelRunner(forward)
+    try:
+        return ModelRunner(forward, Mover(HostTier(forward.pages(), _host_bytes(config))))
+    except ValueError as error:
+        raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give more, or 0 for none") from None
+
+
+def _host_bytes(config: ServerConfig) -> int:
+    return int(config.host_cache_gb * 1e9)
+
+
+def _tier(runner: Runner) -> Tier | None:
+    """The bookkeeping of the tier that the runner has, if it has one."""
+    if not isinstance(runner, ModelRunner) or runner.mover is None:
+        return None
+    tier = runner.mover.tier
+    return Tier(tier.capacity // tier.page_bytes, PAGE, Costs(tier.page_bytes // PAGE))
 
 
 def _check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:
     """That the KV pool and the table of rotations fit: the pool's memory is taken only while it is written."""
     pool = config.num_slots * _slot_bytes(model, config)
     rotations = RopeTable.nbytes(positions + 1, model.head_dim)
+    host = f" with --host-cache-gb {config.host_cache_gb:g}" if config.host_cache_gb else ""
     check_fits(
-        f"--num-slots {config.num_slots} and {positions} positions take",
-        pool + rotations,
-        f"lower --num-slots ({pool / 1e9:.1f} GB) or --max-model-len ({rotations / 1e9:.1f} GB)",
+        f"--num-slots {config.num_slots} and {positions} positions{host} take",
+        pool + rotations + _host_bytes(config),
+        f"lower --num-slots ({pool / 1e9:.1f} GB){host and ', --host-cache-gb'} or --max-model-len "
+        f"({rotations / 1e9:.1f} GB)",
     )
 
 

@@ -45,6 +45,9 @@ class ServerConfig:
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
     max_model_len: int = _flag(0, "positions at most; 0: as many as the model was trained for")
     num_slots: int = _flag(16_384, "token slots of the KV pool")
+    host_cache_gb: float = _flag(
+        0.0, "GB of memory for KV that has no room in the pool: it is moved back instead of encoded again; 0: none"
+    )
     max_num_seqs: int = _flag(64, "calls that run at the same time, at most")
     max_num_batched_tokens: int = _flag(512, "tokens that one step encodes, at most")
     scheduling_policy: str = _flag(
@@ -76,6 +79,7 @@ class ServerConfig:
             "metrics_port": (-1, 65_535),
             "max_model_len": (0, 10_000_000),
             "num_slots": (16, 2**31 - 1),
+            "host_cache_gb": (0, 1e6),
             "max_num_seqs": (1, 65_536),
             "max_num_batched_tokens": (1, 1_000_000),
             "max_unfinished_calls": (1, 100_000_000),

@@ -7,6 +7,7 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from pavane.cache import Tier
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Ended, Event, State, TokensAdded
 
@@ -51,6 +52,8 @@ class Metrics:
             ),
         ):
             Gauge(f"pavane_{name}", text, registry=registry).set_function(read)
+        if scheduler.cache.tier is not None:
+            tier_metrics(scheduler.cache.tier, registry)
 
     def record(self, key: tuple[str, str], events: Sequence[Event]) -> None:
         for event in events:
@@ -80,3 +83,18 @@ class Metrics:
         self._rows.inc(rows)
         self._step.observe(seconds)
         self._forward.observe(forward)
+
+
+def tier_metrics(tier: Tier, registry: CollectorRegistry) -> None:
+    """Of the host cache; read when they are scraped."""
+    for name, text, read in (
+        (
+            "host_cache_usage_perc",
+            "Share of the host cache in use, 0 to 1.",
+            lambda: 1 - tier.free / tier.pages,
+        ),
+        ("host_cache_kept_tokens", "Tokens whose KV was moved to the host cache.", lambda: tier.kept_tokens),
+        ("host_cache_fetched_tokens", "Tokens whose KV came back from it.", lambda: tier.fetched_tokens),
+        ("host_cache_failed_moves", "Moves from it that failed.", lambda: tier.failed),
+    ):
+        Gauge(f"pavane_{name}", text, registry=registry).set_function(read)

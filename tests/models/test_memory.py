@@ -81,5 +81,9 @@ def test_tables_that_do_not_fit() -> None:
         words = rf"--num-slots {slots} and {positions} positions take .* lower --num-slots .* or --max-model-len"
         with pytest.raises(ModelError, match=words):
             _check_tables(CONFIG, ServerConfig(num_slots=slots), positions)
+    with pytest.raises(
+        ModelError, match=r"with --host-cache-gb 3 take 3.0 GB .* GB., --host-cache-gb or --max-model-len"
+    ):
+        _check_tables(CONFIG, ServerConfig(num_slots=1000, host_cache_gb=3), 1000)
     table = RopeTable(rope_frequencies(CONFIG.rope, CONFIG.head_dim)[0], 11)
     assert RopeTable.nbytes(11, CONFIG.head_dim) == table.cos.nbytes + table.sin.nbytes

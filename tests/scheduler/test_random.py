@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from support.fingerprint import FingerprintOracle, FingerprintRunner
 from support.harness import Harness, decode, digest, prefill
+from support.tiers import empty
 
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.batches import Ahead
@@ -43,15 +44,20 @@ REFUSALS = {
 
 
 class Driver:
-    def __init__(self, seed: int, *, calm: bool = False, chatty: bool = False) -> None:
-        """`chatty`: long answers, so that most steps are those of decodes alone."""
+    def __init__(self, seed: int, *, calm: bool = False, chatty: bool = False, host_pages: int = 0) -> None:
+        """`chatty`: long answers, so that most steps are those of decodes alone. `host_pages` of a tier below the
+        slots, if any."""
         self.rng = rng = random.Random(seed)
         self.calm = calm
         self.chatty = chatty
         self.rate = rng.choice([0.1, 0.1, 0.3]) if not chatty else 0.02
         slots = rng.choice([40, 60, 90, 150, 400]) if not chatty else 600
         self.bos = rng.choice([None, 0])
+        if host_pages:
+            slots = min(slots, 60)  # so that much has to go
         self.runner = FingerprintRunner(slots)
+        if host_pages:
+            self.runner.add_tier(seed, faulty=not calm)
         self.h = Harness(
             self.runner,
             slots,
@@ -61,6 +67,7 @@ class Driver:
             max_running=rng.choice([1, 3, 8]),
             token_budget=rng.choice([1, 3, 8, 32, 200]) if not chatty else 200,
             policy=rng.choice(POLICIES),
+            host_pages=host_pages,
         )
         self.s = self.h.scheduler
         self.batch: Batch | None = None
@@ -260,6 +267,8 @@ class Driver:
             failed = isinstance(result, RuntimeError)
             self.flying = (self.following, result if failed else self.execute(self.following.batch))
         self.batch = None
+        if isinstance(result, StepResult) and result.moved is not None:
+            self.s.moved(result.moved)
         if self.kept == []:
             return
         if isinstance(result, RuntimeError):
@@ -393,6 +402,10 @@ class Driver:
         cache = self.s.cache
         cache.evict(self.h.slots)
         self.h.audit()
+        if cache.tier is not None:
+            empty(cache)
+            self.h.audit()
+            assert cache.tier.free == cache.tier.pages
         assert cache.pool.free == self.h.slots
         assert cache.contexts == {}
         assert cache.idle_slots == 0
@@ -405,12 +418,13 @@ class Driver:
             assert tenant.stored_tokens == 0
 
 
-def drive(seed: int, steps: int, *, calm: bool, chatty: bool = False) -> None:
-    driver = Driver(seed, calm=calm, chatty=chatty)
+def drive(seed: int, steps: int, *, calm: bool, chatty: bool = False, host_pages: int = 0) -> Driver:
+    driver = Driver(seed, calm=calm, chatty=chatty, host_pages=host_pages)
     for _ in range(steps):
         driver.random_step()
     driver.rest()
     driver.leave()
+    return driver
 
 
 adopted: Counter[bool] = Counter()  # steps that were begun ahead, by whether all of their calls went on
@@ -434,3 +448,16 @@ def test_random_steps(seed: int) -> None:
 def test_random_steps_without_failures(seed: int) -> None:
     """Nothing is cancelled and nothing fails: many more calls get to their end."""
     drive(seed, 250, calm=True)
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_random_steps_with_a_tier_below(calm: bool) -> None:
+    """Keys that were moved are those that would have been encoded; and where moving fails, they are encoded."""
+    landed = failed = lost = 0
+    for seed in range(3000, 3004 if calm else 3020):
+        driver = drive(seed, 250, calm=calm, host_pages=[3, 12, 100][seed % 3])
+        tier = driver.runner.tier
+        assert tier is not None
+        landed, failed, lost = landed + tier.landed, failed + tier.failed, lost + tier.lost
+    assert landed > 100
+    assert (failed > 15 and lost > 15) if not calm else failed == lost == 0

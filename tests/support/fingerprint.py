@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.spec import CallSpec
 from support.harness import FakeRunner
+from support.tiers import FakeTier, Slots
 
 UInt64 = npt.NDArray[np.uint64]
 Int64 = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ def sampled(fp: int, seed: int, counter: int, vocab: int) -> int:
 
 
 class FingerprintRunner(FakeRunner):
-    """`fail_next` makes the step fail after it has written garbage."""
+    """`fail_next` makes the step fail after it has written garbage. KV in a tier below is fingerprints too."""
 
     def __init__(self, slots: int, vocab: int = 97) -> None:
         super().__init__(slots, vocab)
@@ -56,9 +57,17 @@ class FingerprintRunner(FakeRunner):
         self.at: Int64 = np.zeros(slots, dtype=np.int64)
         self.known = np.zeros(slots, dtype=bool)
         self.last: list[int] = []  # samples of the step before
+        self.tier: FakeTier | None = None
+
+    def add_tier(self, seed: int, *, faulty: bool) -> None:
+        self.tier = FakeTier(Slots(self.keys, self.at, self.known), seed, faulty=faulty)
 
     def execute(self, batch: Batch) -> StepResult:
         n = batch.n_rows
+        if self.tier is not None:
+            self.tier.begin(batch.moves)
+        else:
+            assert batch.moves is None
         try:
             super().execute(batch)
         except RuntimeError:
@@ -101,7 +110,8 @@ class FingerprintRunner(FakeRunner):
             )
         ]
         self.last = tokens
-        return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0)
+        moved = self.tier.report(wait=not n) if self.tier is not None else None
+        return StepResult(np.array(tokens, dtype=np.int32), np.zeros(len(tokens), dtype=np.float32), 0.0, moved=moved)
 
 
 @dataclass(frozen=True)

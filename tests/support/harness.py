@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from pavane.cache import GraphCache, audit
+from pavane.cache import Costs, GraphCache, Tier, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Batch, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
+from pavane.kernels.host import HostTier
 from pavane.kernels.kv import BlockedKVStore, KVStore
+from pavane.kernels.moves import Mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
+from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.decoder import Decoder
 from pavane.models.native import native_decoder
-from pavane.models.runner import ModelRunner, TorchForward
+from pavane.models.runner import ForwardPass, ModelRunner, TorchForward
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.plan import make_batch
@@ -52,7 +55,9 @@ class FakeRunner:
 
     def execute(self, batch: Batch) -> StepResult:
         n = batch.n_rows
-        assert n > 0
+        if not n:
+            assert batch.moves is not None, "nothing to do"
+            return StepResult(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), 0.0)
         assert len(set(batch.slots[:n].tolist())) == n, "two rows write one slot"
         assert batch.slots[:n].min() >= 0
         assert batch.slots[:n].max() < self.slots
@@ -103,12 +108,15 @@ def tiny_runner(
     *,
     batch_invariant: bool = False,
     backend: str = "torch",
+    host_pages: int = 0,
 ) -> ModelRunner:
+    """With `host_pages`, one that has a tier of that size in host memory."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     if backend == "decoder":
         store = BlockedKVStore(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.bfloat16)
-        return ModelRunner(native_decoder(config, dict(weights), {}, store, rope, batch_invariant=True))
+        forward = native_decoder(config, dict(weights), {}, store, rope, batch_invariant=True)
+        return _with_tier(forward, host_pages)
     model = Decoder(config, dict(weights), batch_invariant=batch_invariant)
     shape = (config.num_layers, config.num_kv_heads, slots, config.head_dim)
     attention: AttentionBackend[Any] = (
@@ -116,7 +124,12 @@ def tiny_runner(
         if backend == "native"
         else TorchAttention(KVStore(*shape), rope, config.num_heads, batch_invariant=batch_invariant)
     )
-    return ModelRunner(TorchForward(model, attention))
+    return _with_tier(TorchForward(model, attention), host_pages)
+
+
+def _with_tier(forward: ForwardPass, host_pages: int) -> ModelRunner:
+    layout = forward.pages()
+    return ModelRunner(forward, Mover(HostTier(layout, host_pages * layout.page_bytes)) if host_pages else None)
 
 
 @dataclass
@@ -136,11 +149,13 @@ class Harness:
     policy: str = "fcfs"
     ahead: bool = False  # steps may begin before the ones before are committed
     steps_ahead: int = 0
+    host_pages: int = 0  # of a tier below the slots
     _flying: tuple[Ahead, StepResult | RuntimeError] | None = None
     text: TextRules = field(default_factory=NoText)
 
     def __post_init__(self) -> None:
-        self.cache = GraphCache(self.slots, bos_id=self.bos_id, absolute=self.batch_invariant)
+        tier = Tier(self.host_pages, PAGE, Costs(1, bytes_per_s=1e9)) if self.host_pages else None
+        self.cache = GraphCache(self.slots, bos_id=self.bos_id, absolute=self.batch_invariant, tier=tier)
         self.scheduler = Scheduler(
             self.cache,
             Limits(self.max_model_len, self.slots, self.vocab, max_unfinished=self.max_unfinished),
@@ -174,8 +189,11 @@ class Harness:
         if isinstance(result, RuntimeError):
             if kept != []:
                 self.scheduler.fail_step(str(result), self.now)
-        elif result is not None and kept != []:
-            self.scheduler.commit(result if kept is None else result.only(kept), self.now)
+        elif result is not None:
+            if result.moved is not None:
+                self.scheduler.moved(result.moved)
+            if kept != []:
+                self.scheduler.commit(result if kept is None else result.only(kept), self.now)
         self.collect()
         self.audit()
         return result is not None
@@ -190,13 +208,13 @@ class Harness:
         """A batch that was made from the one before is the one that would be made from nothing."""
         step = self.scheduler._steps.step
         assert step is not None
-        if not self.check:
+        if not self.check or not batch.n_rows:
             return
         whole = make_batch(
             replace(step, samples=[]), NoText(), bos=self.bos_id is not None, share=not self.batch_invariant
         )
         for name in Batch.__slots__:
-            if name != "samples":
+            if name not in ("samples", "moves"):
                 np.testing.assert_array_equal(getattr(batch, name), getattr(whole, name), err_msg=name)
 
     def run(self, limit: int = 100_000) -> None:

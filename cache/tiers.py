@@ -1,0 +1,174 @@
+"""What a tier below the slots holds, and what has to be moved to it and from it: bookkeeping alone, no bytes.
+
+KV that is evicted goes out under a key that stands for its content, and stays when it comes back, so that it can be
+evicted again for nothing. The tier takes whole pages and gives up what was used longest ago.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pavane.cache.costs import Costs
+from pavane.cache.nodes import Copy, Entry, Node
+from pavane.cache.slots import Extent, cut
+
+
+class Leaving(NamedTuple):
+    """KV on its way out: what the slots of `extents` hold is stored under `key`."""
+
+    key: bytes
+    extents: list[Extent]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coming:
+    """KV on its way in: tokens [first, first + length) of `entry` go to the slots of `extents`, which are those of the
+    path to `node` from depth `lo` on."""
+
+    ticket: int
+    entry: Entry
+    first: int
+    length: int
+    extents: list[Extent]
+    node: Node
+    lo: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfers:
+    """To be done in this order: entries are dropped, KV leaves, KV comes."""
+
+    drops: list[bytes] = field(default_factory=list)
+    leaving: list[Leaving] = field(default_factory=list)
+    coming: list[Coming] = field(default_factory=list)
+
+
+class Tier:
+    """`pages` of `page_tokens` tokens each. What it does to nodes is to set their `copy` and `coming`; where a node
+    loses its copy it is returned, since it may have nothing left to be there for."""
+
+    def __init__(self, pages: int, page_tokens: int, costs: Costs) -> None:
+        self.pages = pages
+        self.free = pages
+        self.costs = costs
+        self.entries: OrderedDict[bytes, Entry] = OrderedDict()  # what was used longest ago first
+        self.flying: dict[int, Coming] = {}  # by ticket
+        self.kept_tokens = self.fetched_tokens = self.failed = 0  # since the start
+        self._page_tokens = page_tokens
+        self._tickets = 0
+        self._drops: dict[bytes, None] = {}
+        self._leaving: dict[bytes, list[Extent]] = {}
+        self._coming: list[Coming] = []
+
+    def keep(self, node: Node) -> list[Node]:
+        """`node` is about to lose its slots: what is in them goes out, if it is not there already, if moving it there
+        and back is worth while, and if there is room."""
+        count, copy = node.filled, node.copy
+        if copy is not None and copy.length >= count:
+            self.entries.move_to_end(copy.entry.key)
+            return []
+        if not count or not self.costs.worth_moving():
+            return []
+        self.detach(node)
+        key = node.key_at(count) + count.to_bytes(4, "big")
+        entry, lost = self.entries.get(key), []
+        if entry is None:
+            entry = Entry(key, count, -(-count // self._page_tokens))
+            victims = self._victims(entry.pages)
+            if victims is None:
+                return []
+            lost = [node for victim in victims for node in self.forget(victim)]
+            self.entries[key] = entry
+            self.free -= entry.pages
+            self._leaving[key] = cut(node.extents or [], count)[0]
+            self.kept_tokens += count
+        self.entries.move_to_end(key)
+        entry.nodes.add(node)
+        node.copy = Copy(entry, 0, count)
+        return lost
+
+    def fetch(self, node: Node) -> None:
+        """Its copy is moved into the slots that it has now."""
+        copy = node.copy
+        assert copy is not None
+        self._tickets += 1
+        extents = cut(node.extents or [], copy.length)[0]
+        coming = Coming(self._tickets, copy.entry, copy.first, copy.length, extents, node, node.lo)
+        node.coming = True
+        self.flying[coming.ticket] = coming
+        self._coming.append(coming)
+
+    def pin(self, nodes: list[Node]) -> None:
+        """Their copies stay until they have been fetched and have landed."""
+        for node in nodes:
+            assert node.copy is not None
+            node.copy.entry.pins += 1
+            self.entries.move_to_end(node.copy.entry.key)
+
+    def land(self, ticket: int) -> Coming:
+        """The move has come to an end, one way or the other."""
+        coming = self.flying.pop(ticket)
+        coming.entry.pins -= 1
+        return coming
+
+    def detach(self, node: Node) -> None:
+        """`node` does without its copy."""
+        if node.copy is not None:
+            entry, node.copy = node.copy.entry, None
+            entry.nodes.remove(node)
+            if not entry.nodes:
+                self.forget(entry)
+
+    def forget(self, entry: Entry) -> list[Node]:
+        """Drops the entry."""
+        del self.entries[entry.key]
+        self.free += entry.pages
+        if self._leaving.pop(entry.key, None) is None:
+            self._drops[entry.key] = None
+        nodes = list(entry.nodes)
+        entry.nodes.clear()
+        for node in nodes:
+            node.copy = None
+        return nodes
+
+    def split(self, upper: Node, lower: Node) -> None:
+        """`upper`, new, is the first part of what was `lower` alone: each refers to its part of the entry."""
+        upper.coming = lower.coming
+        if lower.copy is not None:
+            entry, first, count = lower.copy
+            upper.copy = Copy(entry, first, min(count, len(upper)))
+            entry.nodes.add(upper)
+            if count > len(upper):
+                lower.copy = Copy(entry, first + len(upper), count - len(upper))
+            else:
+                lower.copy = None
+                entry.nodes.remove(lower)
+
+    def truncate(self, node: Node) -> None:
+        """`node` has been cut off at its end."""
+        if node.copy is not None and node.copy.length > len(node):
+            if len(node):
+                node.copy = node.copy._replace(length=len(node))
+            else:
+                self.detach(node)
+
+    def take(self) -> Transfers | None:
+        """What is to be moved before and during the next step."""
+        if not (self._drops or self._leaving or self._coming):
+            return None
+        taken = Transfers(list(self._drops), [Leaving(*item) for item in self._leaving.items()], self._coming)
+        self._drops, self._leaving, self._coming = {}, {}, []
+        return taken
+
+    def _victims(self, pages: int) -> list[Entry] | None:
+        """Entries to give up so that `pages` are free; None if there are not enough."""
+        victims, free = [], self.free
+        for entry in self.entries.values():
+            if free >= pages:
+                break
+            if not entry.pins:
+                victims.append(entry)
+                free += entry.pages
+        return victims if free >= pages else None
