@@ -195,8 +195,8 @@ class GraphCache:
         first = max(0, min(count, node.filled - node.known))
         node.known = max(node.known, node.filled)
         if node.complete:
+            self._stored(node)  # while its owner is known
             node.owner = None
-            self._stored(node)
         return first
 
     def unfill(self, node: Node, depth: int) -> None:

@@ -158,6 +158,7 @@ class WorkflowStats:
     slots: int
     budget_tokens: int
     spent_tokens: int
+    priority: int
     ttl: float
     ttl_left: float | None
     idle: float
@@ -183,6 +184,7 @@ class MessageStats:
     tokens_on_host: int
     bytes: int
     readers_left: int
+    pinned: bool
     parents: tuple[str, ...]
     copy_of: str
     age: float

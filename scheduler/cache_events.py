@@ -27,8 +27,8 @@ Kind = Literal["stored", "evicted"]
 @dataclass(frozen=True, slots=True)
 class CacheChange:
     """A run of `tokens` tokens. `message_id` is a message that it is or was part of, `workflow_id` its workflow, else
-    that of the call that computes the run; empty where not known. `content_key` is empty while the tokens of a decode
-    are not final."""
+    that of the call that computes the run; empty where not known. Of a decode nothing is told before its tokens are
+    final."""
 
     sequence: int
     kind: Kind
@@ -99,9 +99,7 @@ class CacheEvents:
         if not workflow_id and maker is not None:
             workflow_id = maker.workflow.id
         self._last += 1
-        # The key of a branch is not asked for: it would be kept, and its tokens are not final.
-        key = node.key if node.indexed else b""
-        change = CacheChange(self._last, kind, node.context.namespace, workflow_id, message_id, key, tokens)
+        change = CacheChange(self._last, kind, node.context.namespace, workflow_id, message_id, node.key, tokens)
         self._ring.append(change)
         if kind == "evicted" and not node.refs:
             self._names.pop(node, None)

@@ -72,6 +72,7 @@ class WorkflowStats:
     slots: int
     budget: int
     spent: int
+    priority: int
     ttl: float
     ttl_left: float | None
     idle: float
@@ -89,6 +90,7 @@ class MessageStats:
     tokens: int
     tokens_in_slots: int
     readers_left: int
+    pinned: bool
     parents: tuple[str, ...]
     copy_of: str | None
     age: float
@@ -164,6 +166,7 @@ def _workflow(workflow: Workflow, now: float) -> Iterator[WorkflowStats | None]:
         slots=slots,
         budget=workflow.budget,
         spent=workflow.spent,
+        priority=workflow.priority,
         ttl=workflow.ttl,
         ttl_left=None if workflow.unfinished else max(0.0, workflow.ttl - idle),
         idle=max(0.0, idle),  # a pause may have come between
@@ -181,6 +184,7 @@ def _messages(calls: list[Call], now: float) -> Iterator[MessageStats | None]:
             tokens=_length(call),
             tokens_in_slots=sum(node.filled for node in _nodes(call)),
             readers_left=call.unfinished_readers,
+            pinned=call.spec.retention.pin,
             parents=tuple(edge.id for edge in call.spec.parents),
             copy_of=call.spec.copy_of,
             age=now - call.accepted_at,

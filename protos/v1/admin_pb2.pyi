@@ -440,6 +440,7 @@ class WorkflowStats(google.protobuf.message.Message):
     TTL_LEFT_FIELD_NUMBER: builtins.int
     IDLE_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     id: builtins.str
     tokens: builtins.int
@@ -451,6 +452,8 @@ class WorkflowStats(google.protobuf.message.Message):
     budget_tokens: builtins.int
     """0: no limit"""
     spent_tokens: builtins.int
+    priority: builtins.int
+    """within its namespace, higher first"""
     @property
     def calls(self) -> global___CallCounts:
         """of the messages that are not released"""
@@ -484,9 +487,10 @@ class WorkflowStats(google.protobuf.message.Message):
         ttl_left: google.protobuf.duration_pb2.Duration | None = ...,
         idle: google.protobuf.duration_pb2.Duration | None = ...,
         ended: global___TokenCounts | None = ...,
+        priority: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["calls", b"calls", "ended", b"ended", "idle", b"idle", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget_tokens", b"budget_tokens", "calls", b"calls", "ended", b"ended", "id", b"id", "idle", b"idle", "namespace", b"namespace", "slots", b"slots", "spent_tokens", b"spent_tokens", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget_tokens", b"budget_tokens", "calls", b"calls", "ended", b"ended", "id", b"id", "idle", b"idle", "namespace", b"namespace", "priority", b"priority", "slots", b"slots", "spent_tokens", b"spent_tokens", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> None: ...
 
 global___WorkflowStats = WorkflowStats
 
@@ -549,6 +553,7 @@ class MessageStats(google.protobuf.message.Message):
     COPY_OF_FIELD_NUMBER: builtins.int
     AGE_FIELD_NUMBER: builtins.int
     TOKENS_ON_HOST_FIELD_NUMBER: builtins.int
+    PINNED_FIELD_NUMBER: builtins.int
     id: builtins.str
     state: pavane.protos.v1.pavane_pb2.State.ValueType
     decode: builtins.bool
@@ -563,6 +568,8 @@ class MessageStats(google.protobuf.message.Message):
     copy_of: builtins.str
     tokens_on_host: builtins.int
     """0 while the server's only tier is the pool of slots"""
+    pinned: builtins.bool
+    """the last to be evicted"""
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -583,9 +590,10 @@ class MessageStats(google.protobuf.message.Message):
         copy_of: builtins.str = ...,
         age: google.protobuf.duration_pb2.Duration | None = ...,
         tokens_on_host: builtins.int = ...,
+        pinned: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["age", b"age"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["age", b"age", "bytes", b"bytes", "copy_of", b"copy_of", "decode", b"decode", "id", b"id", "parents", b"parents", "readers_left", b"readers_left", "state", b"state", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "tokens_on_host", b"tokens_on_host"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age", b"age", "bytes", b"bytes", "copy_of", b"copy_of", "decode", b"decode", "id", b"id", "parents", b"parents", "pinned", b"pinned", "readers_left", b"readers_left", "state", b"state", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "tokens_on_host", b"tokens_on_host"]) -> None: ...
 
 global___MessageStats = MessageStats
 
@@ -621,7 +629,9 @@ global___WatchCacheResponse = WatchCacheResponse
 
 @typing.final
 class CacheEvent(google.protobuf.message.Message):
-    """A run of tokens whose KV was stored, evicted or moved. One message may be several runs, and one run part of several messages."""
+    """A run of tokens whose KV was stored, evicted or moved. One message may be several runs, and one run part of several messages.
+    Answers are told of when their tokens are final.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -639,7 +649,7 @@ class CacheEvent(google.protobuf.message.Message):
     message_id: builtins.str
     """one that the run is or was part of, if known"""
     content_key: builtins.bytes
-    """of what is visible there and the tokens up to the run's end; empty for an unfinished answer"""
+    """of what is visible there and the tokens up to the run's end"""
     tokens: builtins.int
     sequence: builtins.int
     """counts the server's events while somebody watches"""

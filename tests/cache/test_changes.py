@@ -106,6 +106,19 @@ def test_a_decode_is_told_at_its_end(cache: GraphCache, observer: Observer) -> N
     audit(cache, [header])
 
 
+def test_a_decode_that_is_sealed_before_its_end_is_written(cache: GraphCache, observer: Observer) -> None:
+    span = cache.branch(cache.position("", [], 0).node, [3, 4])
+    cache.retain(span)
+    needs = compute(cache, span, 2)
+    cache.append(span.node, [7, 8], "call")
+    assert cache.grow(span.node, 4)
+    assert cache.seal(span, needs) == span
+    assert observer.take() == []
+    cache.fill(span.node, 2)
+    assert observer.take() == [("stored", [3, 4, 7, 8], 4)]
+    cache.abandon(needs, "call")
+
+
 def test_slots_by_namespace(cache: GraphCache) -> None:
     for tokens, namespace in (([3, 4], ""), ([3, 4], "other"), ([3, 4, 5], "other")):
         span = put(cache, tokens, namespace)
