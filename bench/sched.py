@@ -25,7 +25,6 @@ from pavane.bench.report import Figure, cores, cpu, emit, say, table
 from pavane.bench.scheduling.part import Options
 from pavane.bench.simulation.cost import as_json, fitted
 from pavane.bench.simulation.simulator import SimulationError
-from pavane.bench.simulation.system import NotThere
 from pavane.bench.trace import TraceError
 
 PARTS = ("step", "cache", "order", "eviction", "fairness", "server")
@@ -57,10 +56,6 @@ def run(args: argparse.Namespace) -> int:
     for name in args.only:
         try:
             found = import_module(f"pavane.bench.scheduling.{name}").measure(options, say)
-        except NotThere as error:
-            say(f"  {name}: {error}")
-            data[name] = {"not_measured": str(error)}
-            continue
         except (SimulationError, TraceError, OSError) as error:
             print(f"pavane bench sched: {name}: {error}", file=sys.stderr)
             return 1

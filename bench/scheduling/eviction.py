@@ -8,19 +8,19 @@ from pavane.bench.report import Figure, at_least
 from pavane.bench.scheduling.part import Found, Options, Progress, mean
 from pavane.bench.scheduling.play import Player
 from pavane.bench.simulation.cost import fitted
-from pavane.bench.simulation.system import System
+from pavane.bench.simulation.system import Eviction, System
 from pavane.bench.trace import make_trace, read_trace
 
 RUNNING, LOAD = 16, 0.95
-BASE, OTHER = "lru", "graph"
+BASE: Eviction = "lru"
+OTHER: Eviction = "graph"
 BAR = at_least(2.0)
 GRAIN = 2  # coarser tokens would make what a decode keeps in reserve count too much
 
 
 def measure(options: Options, progress: Progress) -> Found:
-    """Raises NotThere, SimulationError."""
-    ample = System(max_num_seqs=RUNNING, eviction=BASE)
-    replace(ample, eviction=OTHER).check()
+    """Raises SimulationError."""
+    ample = System(max_num_seqs=RUNNING)
     player = Player(fitted()[0], min(GRAIN, options.grain))
     if options.trace is not None:
         traces = [read_trace(options.trace)]
@@ -28,7 +28,7 @@ def measure(options: Options, progress: Progress) -> Found:
         full = Player(player.cost, options.grain).saturation(ample, options)
         seeds, count = (1, 30) if options.quick else (max(1, options.seeds // 2), options.workflows // 4)
         traces = [make_trace(seed, count, LOAD * full) for seed in range(seeds)]
-    tokens: dict[str, list[int]] = {BASE: [], OTHER: []}
+    tokens: dict[Eviction, list[int]] = {BASE: [], OTHER: []}
     needs = []
     for number, trace in enumerate(traces):
         need = player.play(ample, trace).peak_need

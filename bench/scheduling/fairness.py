@@ -16,15 +16,13 @@ RUNNING, TENANTS, LOAD, FACTOR = 16, 4, 0.80, 10
 FLOODING = "t0"
 OTHERS = tuple(f"t{i}" for i in range(1, TENANTS))
 TOP = 100  # priority of the flood
-POLICY = "graph"
 BAR = at_most(1.25)
 
 
 def measure(options: Options, progress: Progress) -> Found:
-    """Raises NotThere, SimulationError."""
-    calm = System(max_num_seqs=RUNNING, policy=POLICY)
-    top = System(max_num_seqs=RUNNING, policy=POLICY, priorities={FLOODING: TOP})
-    top.check()
+    """Raises SimulationError."""
+    calm = System(max_num_seqs=RUNNING)
+    top = System(max_num_seqs=RUNNING, priorities={FLOODING: TOP})
     player = Player(fitted()[0], options.grain)
     full = player.saturation(calm, options)
     seeds, count = (1, 40) if options.quick else (options.seeds, options.workflows)

@@ -20,10 +20,8 @@ TAIL_BAR = at_most(1.0)
 
 
 def measure(options: Options, progress: Progress) -> Found:
-    """Raises NotThere, SimulationError."""
+    """Raises SimulationError."""
     systems = {policy: System(max_num_seqs=RUNNING, policy=policy) for policy in (BASE, OTHER)}
-    for system in systems.values():
-        system.check()
     player = Player(fitted()[0], options.grain)
     figures: list[Figure] = []
     data: dict[str, object] = {"grain": options.grain}

@@ -104,10 +104,10 @@ class _Load:
         for w in range(self._workflows):
             self.scheduler.open("", f"w{w}", 0, 1e9, 0.0)
             texts = [TraceCall(f"t{i}", (), prefill=TEXT_TOKENS) for i in range(TEXTS)]
-            self.scheduler.submit("", f"w{w}", [self._speller.spec(text, {}) for text in texts], 0.0)
+            self.scheduler.submit("", f"w{w}", [self._speller.spec(text) for text in texts], 0.0)
         self._drain()
         for n in range(sizes.known - self._workflows * TEXTS - sizes.running - sizes.waiting):
-            spec = self._speller.spec(TraceCall(f"d{n}", (), prefill=4), {})
+            spec = self._speller.spec(TraceCall(f"d{n}", (), prefill=4))
             self.scheduler.submit("", f"w{n % self._workflows}", [spec], 0.0)
             if n % 1000 == 999:
                 self._drain()
@@ -138,7 +138,7 @@ class _Load:
         self._calls += 1
         parents = tuple(f"t{i}" for i in self._rng.sample(range(TEXTS), PARENTS))
         call = TraceCall(f"c{self._calls}", parents, header=8, decode=max(1, tokens), max_tokens=LONG)
-        self.scheduler.submit("", workflow, [self._speller.spec(call, {})], 0.0)
+        self.scheduler.submit("", workflow, [self._speller.spec(call)], 0.0)
 
     def _drain(self) -> None:
         while self._step():

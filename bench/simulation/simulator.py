@@ -132,7 +132,7 @@ class Simulator:
             self._run.clock = max(self._run.clock, trace.at)
             priority = self._priorities.get(trace.tenant, 0)
             self._scheduler.open(*workflow.key, 0, FOREVER, trace.at, priority=priority)
-            workflow.send(self._scheduler, trace.at)
+            workflow.submit(self._scheduler, trace.at)
 
     def _follow(self) -> list[WorkflowRun] | None:
         """Takes what has happened to the workflows, closes those that are done and returns them; None: nothing had."""
@@ -142,9 +142,7 @@ class Simulator:
         for key, events in happened.items():
             if key in self._open:
                 self._record(self._open[key], events)
-        done = [
-            key for key in happened if key in self._open and self._open[key].advance(self._scheduler, self._run.clock)
-        ]
+        done = [key for key in happened if key in self._open and self._open[key].ended]
         closed = [self._close(self._open.pop(key)) for key in done]
         self._run.workflows += closed
         return closed

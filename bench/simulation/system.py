@@ -1,17 +1,18 @@
-"""What is simulated: a scheduler over a cache, with its settings. The only place that knows how policies are chosen."""
+"""What is simulated: a scheduler over a cache, with its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from pavane.bench.simulation.tokens import VOCABULARY
 from pavane.cache import GraphCache
 from pavane.scheduler.graph import Limits
-from pavane.scheduler.scheduler import POLICIES, Scheduler
+from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.text import ConstraintState, StopMatcher
 
+Eviction = Literal["graph", "lru"]
 ENOUGH_SLOTS = 1 << 24
 ENOUGH_CALLS = 1 << 24
 
@@ -24,28 +25,14 @@ class System:
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
     max_model_len: int = 65_536
-    policy: str = "fcfs"
-    eviction: str = "lru"
+    policy: str = "graph"
+    eviction: Eviction = "graph"
     priorities: Mapping[str, int] = field(default_factory=dict)  # of a tenant's workflows, where not 0
 
-    def check(self) -> None:
-        """Raises NotThere for a choice that this version does not offer."""
-        missing = [
-            f"{name} {value!r}"
-            for name, value, there in (
-                ("the policy", self.policy, self.policy in POLICIES),
-                ("the eviction", self.eviction, self.eviction == "lru"),
-            )
-            if not there
-        ]
-        if missing:
-            raise NotThere(f"not measured: this version has not {' and not '.join(missing)}")
-
     def cache(self) -> GraphCache:
-        return GraphCache(self.num_slots)
+        return GraphCache(self.num_slots, eviction=self.eviction)
 
     def scheduler(self) -> Scheduler:
-        self.check()
         return Scheduler(
             self.cache(),
             Limits(self.max_model_len, self.num_slots, VOCABULARY, max_unfinished=ENOUGH_CALLS),
@@ -54,10 +41,6 @@ class System:
             token_budget=self.max_num_batched_tokens,
             policy=self.policy,
         )
-
-
-class NotThere(Exception):  # noqa: N818
-    """What is to be simulated does not exist in this version; the text says what is missing."""
 
 
 class NoText:

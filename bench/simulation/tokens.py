@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from pavane.bench.trace import TraceCall
+from pavane.bench.trace_mix import GroupRow
 from pavane.kernels.batch import Samples
-from pavane.scheduler.spec import CallSpec, DecodeSpec, ParentSpec
+from pavane.scheduler.spec import CallSpec, DecodeSpec, GroupSpec, ParentSpec
 
 VOCABULARY = 50_000
 END, NEWLINE = 2, 198
@@ -25,10 +24,9 @@ class Speller:
     def __init__(self) -> None:
         self._messages = 0
 
-    def spec(self, call: TraceCall, groups: Mapping[str, Sequence[str]]) -> CallSpec:
-        """`groups`: what stands for each parent that is a group."""
+    def spec(self, call: TraceCall) -> CallSpec:
         self._messages += 1
-        parents = tuple(ParentSpec(name) for parent in call.parents for name in groups.get(parent, (parent,)))
+        parents = tuple(map(ParentSpec, call.parents))
         digest = self._messages.to_bytes(8, "big")
         if call.prefill:
             return CallSpec(call.id, digest, tokens=self._text(call.prefill), parents=parents)
@@ -39,6 +37,9 @@ class Speller:
             trailer=TRAILER,
         )
         return CallSpec(call.id, digest, tokens=_header(call.header), decode=decode, parents=parents)
+
+    def group(self, group: GroupRow) -> GroupSpec:
+        return GroupSpec(group.id, group.id.encode(), group.members, group.need, cancel_rest=True)
 
     def _text(self, count: int) -> tuple[int, ...]:
         n = self._messages

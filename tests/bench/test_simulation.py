@@ -9,7 +9,7 @@ from pavane.bench.simulation.cost import CostModel, Work, fit, fitted
 from pavane.bench.simulation.grain import coarsen, refine
 from pavane.bench.simulation.runner import SimulatedRunner
 from pavane.bench.simulation.simulator import Run, SimulationError, Simulator
-from pavane.bench.simulation.system import NotThere, System
+from pavane.bench.simulation.system import System
 from pavane.bench.simulation.tokens import TRAILER
 from pavane.bench.trace import TraceCall, TraceWorkflow, make_trace
 from pavane.cache import audit
@@ -120,11 +120,6 @@ def test_a_call_that_fails_is_no_result():
     long = alone(TraceCall("p", (), 9), TraceCall("d", ("p",), 0, 8, 5, 5))
     with pytest.raises(SimulationError, match=r"1 calls failed, e\.g\. call 'd' would reach position"):
         Simulator(System(max_model_len=16).scheduler(), SimulatedRunner(COST), long).run().check()
-
-
-def test_what_is_not_there_is_said():
-    with pytest.raises(NotThere, match="this version has not the policy 'nonsense'"):
-        System(policy="nonsense").scheduler()
 
 
 def test_the_fit_finds_what_the_steps_were_made_from():
