@@ -22,7 +22,7 @@ from pavane.bench.scheduling.part import Found, Options, Progress
 from pavane.bench.server_process import ServerProcess
 from pavane.clients import Client, Message
 
-AT_ONCE, CALLS, WAVES = 1_000, 20, 3  # workflows; calls of each; workflows that follow each other in each place
+AT_ONCE, CALLS, WAVES = 1_000, 20, 2  # workflows; calls of each; workflows that follow each other in each place
 TEXTS = 6  # of a workflow's calls; the others decode
 SLOTS = 262_144
 FLAT_BAR = at_most(1.02)
