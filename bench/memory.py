@@ -37,14 +37,14 @@ async def _bench(args: argparse.Namespace) -> tuple[float, float, list[tuple[int
         ServerProcess.serve("--num-slots", str(args.slots), *args.serve) as server,
         Client(server.target) as client,
     ):
-        ready = _resident(server.pid)
+        ready = resident_gb(server.pid)
         async with client.workflow() as wf:
             length = 500
             tokens = (
                 [3 + (i * 7919 + j * 31) % 40_000 for j in range(length)] for i in range(args.slots // length + 1)
             )
             await asyncio.gather(*(wf.prefill(tokens=each) for each in tokens))
-        full = _resident(server.pid)
+        full = resident_gb(server.pid)
         filler = "The quick brown fox jumps over the lazy dog. " * 40
         for done in range(0, args.calls, PER_WORKFLOW):
             async with client.workflow() as wf:
@@ -52,11 +52,11 @@ async def _bench(args: argparse.Namespace) -> tuple[float, float, list[tuple[int
                 calls = [wf.decode(root, seed=i, max_tokens=4, ignore_eos=True) for i in range(PER_WORKFLOW - 1)]
                 await asyncio.gather(root, *calls)
             if (done + PER_WORKFLOW) % max(PER_WORKFLOW, args.calls // 10) == 0:
-                samples.append((done + PER_WORKFLOW, _resident(server.pid)))
+                samples.append((done + PER_WORKFLOW, resident_gb(server.pid)))
     return ready, full, samples
 
 
-def _resident(pid: int) -> float:
-    """GB, from /proc (Linux)."""
+def resident_gb(pid: int) -> float:
+    """GB of a process, from /proc (Linux)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024 / 1e9

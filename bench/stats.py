@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -43,6 +43,13 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
         for _ in range(RESAMPLES)
     )
     return Interval(median(above) / median(below), drawn[RESAMPLES // 40], drawn[-1 - RESAMPLES // 40])
+
+
+def spread(values: Sequence[float], middle: Callable[[Sequence[float]], float] = median) -> Interval:
+    """`middle` of a non-empty sample, with a percentile bootstrap from a seeded generator."""
+    noise = random.Random(0)
+    drawn = sorted(middle(noise.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return Interval(middle(values), drawn[RESAMPLES // 40], drawn[-1 - RESAMPLES // 40])
 
 
 def common_window(streams: Sequence[Sequence[Arrival]]) -> tuple[float, float]:

@@ -10,6 +10,7 @@
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
   pavane bench memory                                     resident size, at start and after 1,000 calls
+  pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
 Each starts the servers it needs on free ports and stops them. Ratios within one run are what to look at. A bar that is
 missed is printed as such and is no failure. The peers come with pip install 'pavane[server,cli,bench]'; --peer none
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from pavane.bench import runner
 from pavane.bench.arguments import positive
@@ -30,7 +32,7 @@ from pavane.bench.server_process import ServerFailed
 from pavane.bench.stats import NoMeasurement
 
 ALL = "all"
-ALONE = ("stream", "memory")  # they start servers of their own
+ALONE = ("stream", "memory", "sched")  # they start servers of their own, if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subs.append(sub)
     for name in ALONE:
         module = import_module(f"pavane.bench.{name}")
-        sub = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        sub = commands.add_parser(name, help=_first_line(module), description=module.__doc__)
         module.add_arguments(sub)
         subs.append(sub)
     for sub in subs:
@@ -59,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--serve", nargs="*", default=[], metavar="FLAG", help="flags for the server, after all others"
         )
+
+
+def _first_line(module: ModuleType) -> str:
+    return (module.__doc__ or "").partition("\n")[0]
 
 
 def run(args: argparse.Namespace) -> int:
