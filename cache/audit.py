@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pavane.cache.eviction import Idle
+from pavane.cache.eviction import LEVEL_STEP, Idle
 from pavane.cache.graph import GraphCache
 from pavane.cache.nodes import LEVELS, Context, Keep, Node, Span
 from pavane.cache.slots import length_of
@@ -111,15 +111,14 @@ def _check_node(cache: GraphCache, node: Node) -> None:
 
 
 def _check_order(idle: Idle, nodes: set[Node]) -> None:
-    order = list(idle)
     _same("ranks", idle.ranks, sorted(idle.buckets))
+    order = list(idle)
     _same("empty buckets", [rank for rank, bucket in idle.buckets.items() if not bucket], [])
     _same("nodes in the order of eviction", (len(order), set(order)), (len(nodes), nodes))
     for rank, bucket in idle.buckets.items():
         for node in bucket:
             _same("rank", node.rank, rank, node)
-    if idle.by_level:
-        _same("levels in the order of eviction", [n.level for n in order], sorted(n.level for n in order))
+            _same("level of the rank", rank // LEVEL_STEP, node.level if idle.by_level else 0, node)
 
 
 def _same(what: str, is_now: object, should_be: object, node: Node | None = None) -> None:
