@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from pavane.cache.audit_tier import AuditError, check_tier, same
-from pavane.cache.eviction import Idle
+from pavane.cache.eviction import LEVEL_STEP, Idle
 from pavane.cache.graph import GraphCache
 from pavane.cache.nodes import LEVELS, Context, Keep, Node, Span
 from pavane.cache.slots import length_of
@@ -120,5 +120,4 @@ def _check_order(idle: Idle, nodes: set[Node]) -> None:
     for rank, bucket in idle.buckets.items():
         for node in bucket:
             same("rank", node.rank, rank, node)
-    if idle.by_level:
-        same("levels in the order of eviction", [n.level for n in order], sorted(n.level for n in order))
+            same("level of the rank", rank // LEVEL_STEP, node.level if idle.by_level else 0, node)

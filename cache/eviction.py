@@ -24,7 +24,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 TOKEN_COST = 64
 SEEN_PER_COST = 64
 
-_LEVEL = 1 << 48  # ranks are level * _LEVEL + value
+LEVEL_STEP = 1 << 48  # ranks are level * LEVEL_STEP + value; of "lru" all are 0
 
 
 class Idle:
@@ -69,7 +69,7 @@ class Idle:
         self._count(node, 1)
         if self.by_level:
             self._leave(node, rank)
-            self._enter(node, self._rank(level, rank % _LEVEL))
+            self._enter(node, self._rank(level, rank % LEVEL_STEP))
 
     def split(self, upper: Node, lower: Node) -> None:
         """`upper`, new, is the first part of what was `lower` alone."""
@@ -86,7 +86,7 @@ class Idle:
         if not bucket:
             del self.buckets[rank], self.ranks[0]
         node.rank = None
-        self._clock = max(self._clock, rank % _LEVEL)
+        self._clock = max(self._clock, rank % LEVEL_STEP)
         self._count(node, -1)
         return node, rank
 
@@ -102,7 +102,7 @@ class Idle:
         self.slots_by_level[node.level] += slots
 
     def _rank(self, level: Keep, value: int) -> int:
-        return level * _LEVEL + value if self.by_level else 0
+        return level * LEVEL_STEP + value if self.by_level else 0
 
     def _enter(self, node: Node, rank: int) -> None:
         bucket = self.buckets.get(rank)

@@ -472,9 +472,8 @@ class GraphCache:
             twin.branches[below] = None
         twin.refs += own.refs
         for level in LEVELS:
-            if own.holders[level]:
+            if own.holders[level]:  # the one who ran it
                 self._hold(twin, level)
-                twin.holders[level] += own.holders[level] - 1
         if own.locks:
             self._lock(Span(twin, twin.lo))
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])

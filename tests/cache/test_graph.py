@@ -536,9 +536,39 @@ def corrupt_holders(cache: GraphCache, span: Span) -> None:
     span.node.holders[Keep.HELD] -= 1
 
 
+def one_holder_more(cache: GraphCache, span: Span) -> None:
+    span.node.holders[Keep.HELD] += 1
+
+
 def corrupt_level(cache: GraphCache, span: Span) -> None:
-    span.node.holders[Keep.HELD] -= 1
-    span.node.holders[Keep.SOON] += 1
+    span.node.level = Keep.IDLE
+
+
+def wrong_level_of_slots(cache: GraphCache, span: Span) -> None:
+    cache._idle.slots_by_level[Keep.HELD] -= 1
+    cache._idle.slots_by_level[Keep.IDLE] += 1
+
+
+def wrong_rank(cache: GraphCache, span: Span) -> None:
+    assert span.node.rank is not None
+    span.node.rank += 1
+
+
+def wrong_place_in_the_order(cache: GraphCache, span: Span) -> None:
+    cache._idle._leave(span.node, span.node.rank or 0)
+    cache._idle._enter(span.node, 0)  # as if nobody held it
+
+
+def twice_in_the_order(cache: GraphCache, span: Span) -> None:
+    cache._idle._enter(span.node, 7)
+
+
+def empty_bucket(cache: GraphCache, span: Span) -> None:
+    next(iter(cache._idle.buckets.values())).clear()
+
+
+def unknown_bucket(cache: GraphCache, span: Span) -> None:
+    cache._idle.ranks.append(1 << 60)
 
 
 def corrupt_locks(cache: GraphCache, span: Span) -> None:
@@ -603,7 +633,9 @@ def empty_extents(cache: GraphCache, span: Span) -> None:
 
 
 CORRUPTIONS = [
-    corrupt_refs, corrupt_holders, corrupt_level, corrupt_locks, leak_slots, share_slots, miscount_free,
+    corrupt_refs, corrupt_holders, one_holder_more, corrupt_level, wrong_level_of_slots, wrong_rank,
+    wrong_place_in_the_order, twice_in_the_order, empty_bucket, unknown_bucket, corrupt_locks, leak_slots,
+    share_slots, miscount_free,
     miscount_idle, forget_idle, overfill, half_written, orphan_owner, lose_context, cut_off, wrong_index, wrong_depth,
     empty_extents,
 ]  # fmt: skip

@@ -100,6 +100,15 @@ def test_an_extent_of_the_very_length_is_taken_before_a_longer_one(count: int) -
     assert pool.allocate(count) == [Extent(6000, count)]
 
 
+@pytest.mark.parametrize(("short", "long"), [(16, 17), (32, 35), (500, 511)])
+def test_of_one_class_the_one_that_is_long_enough_is_taken(short: int, long: int) -> None:
+    pool = SlotPool(2000)
+    pool.allocate(2000)
+    pool.release([Extent(0, short), Extent(700, long)])
+    assert pool.allocate(long) == [Extent(700, long)]
+    assert pool.allocate(short) == [Extent(0, short)]
+
+
 @pytest.mark.parametrize("size", range(1, 70))
 def test_one_extent_serves_every_request_up_to_its_length(size: int) -> None:
     for count in range(1, size + 1):
