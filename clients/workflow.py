@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
+from pavane.clients import checks
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
-from pavane.clients.checks import INT32, duration, integer
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
+from pavane.clients.group import Group, group_message
 from pavane.clients.message import Message
 from pavane.clients.results import Receipt, Result, receipt, result
 from pavane.clients.submitter import Submitter
@@ -45,14 +46,15 @@ class Workflow:
         self._transport = transport
         self._open_request = pb.OpenWorkflowRequest(workflow_id=workflow_id, budget_tokens=budget_tokens)
         if ttl is not None:
-            self._open_request.ttl.CopyFrom(duration("ttl", ttl))
+            self._open_request.ttl.CopyFrom(checks.duration("ttl", ttl))
         if priority is not None:
-            self._open_request.priority = integer("priority", priority, INT32, least=-INT32 - 1)
+            self._open_request.priority = checks.priority("priority", priority)
         if deadline is not None:
-            self._open_request.deadline.CopyFrom(duration("deadline", deadline))
+            self._open_request.deadline.CopyFrom(checks.duration("deadline", deadline))
         self._close = close
         self._opened = opened
         self._messages: dict[str, Message] = {}
+        self._groups: dict[str, Group] = {}
         self._auto_prefix = ""
         self._auto_ids = 0
         self._submitter = Submitter(self._send, linger, self.fail_pending)
@@ -152,8 +154,27 @@ class Workflow:
         """
         return tuple(self.decode(*parents, **one) for one in samples(n, options))
 
+    def group(self, *members: str | Parent, need: int, cancel_rest: bool = False, id: str | None = None) -> Group:
+        """The first `need` of `members`, as one parent; `cancel_rest` cancels the others once these are done.
+
+        Returns at once. Raises ValueError or TypeError for what is wrong here; if the server refuses the group, it
+        refuses what reads it as well.
+        """
+        made = group_message(self._new_id(id), self._edges(members), need, cancel_rest)
+        if self._closed is not None:
+            raise self._closed
+        known = self._groups.get(made.id)
+        if known is not None and known.group == made:
+            return known
+        if known is not None or made.id in self._messages:
+            raise _taken(made.id)
+        group = self._groups[made.id] = Group(self, made)
+        self._submitter.add(group)
+        return group
+
     async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
-        """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
+        """Cancels calls, of groups all members, and, unless told otherwise, all below them. Returns the ids that were
+        cancelled."""
         ids = [edge.id for edge in self._edges(messages)]
         await self._submitter.drain()
         request = pb.CancelRequest(workflow_id=self.id, ids=ids, descendants=descendants)
@@ -176,6 +197,7 @@ class Workflow:
         request = pb.ReleaseRequest(workflow_id=self.id, ids=ids)
         await self._transport.unary(self._transport.workflows.Release, request, workflow=self.id)
         for message_id in ids:
+            self._groups.pop(message_id, None)
             message = self._messages.get(message_id)
             if message is not None and message.done():
                 del self._messages[message_id]
@@ -214,7 +236,9 @@ class Workflow:
         if known is not None:
             if known.call == call:
                 return known
-            raise AlreadyExists("ID_TAKEN", "another call of this workflow has this id already", [call.id])
+            raise _taken(call.id)
+        if call.id in self._groups:
+            raise _taken(call.id)
         message = self._messages[call.id] = Message(self, call)
         self._submitter.add(message)
         return message
@@ -225,7 +249,7 @@ class Workflow:
         while True:
             made = f"{self._auto_prefix}{self._auto_ids}"
             self._auto_ids += 1
-            if made not in self._messages:
+            if made not in self._messages and made not in self._groups:
                 return made
 
     def _edges(self, parents: Sequence[str | Parent]) -> Sequence[Edge]:
@@ -239,10 +263,14 @@ class Workflow:
             edges.append(edge)
         return edges
 
-    async def _send(self, batch: Sequence[Message]) -> None:
+    async def _send(self, batch: Sequence[Message | Group]) -> None:
         assert self._watcher is not None
         self._watcher.start()
-        request = pb.SubmitRequest(workflow_id=self.id, calls=[message.call for message in batch])
+        request = pb.SubmitRequest(
+            workflow_id=self.id,
+            calls=[one.call for one in batch if isinstance(one, Message)],
+            groups=[one.group for one in batch if isinstance(one, Group)],
+        )
         answer = await self._transport.unary(self._transport.workflows.Submit, request, workflow=self.id)
         await self._watcher.cover(answer.cursor)
 
@@ -265,3 +293,7 @@ class Workflow:
         self._total = receipt(answer.total)
         if any(not message.done() for message in self._messages.values()):
             await self._watcher.ended(within=LAST_EVENTS_S)
+
+
+def _taken(id: str) -> AlreadyExists:
+    return AlreadyExists("ID_TAKEN", "another call or group of this workflow has this id already", [id])

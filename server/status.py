@@ -20,6 +20,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INVALID_ID: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INVALID_PARENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.INVALID_GROUP: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INVALID_PLACEMENT: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INVALID_SAMPLING: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INVALID_CONSTRAINT: grpc.StatusCode.INVALID_ARGUMENT,

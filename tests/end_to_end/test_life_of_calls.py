@@ -83,7 +83,7 @@ async def test_the_same_bytes_are_the_same_call(wire: Wire) -> None:
     assert story["a"].message == message
     told = await refused(wire.submit(prefill("fine", "?"), copied(call, start=3)))
     assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ID_REUSED")
-    assert "choose a new id" in told.words
+    assert "choose a new one" in told.words
     assert list(told.error.ids) == ["a"] if told.error else False
     gone = await refused(wire.rpc.GetMessage(pb.GetMessageRequest(workflow_id=wire.id, id="fine")))
     assert gone.reason == "UNKNOWN_MESSAGE"  # all or nothing
