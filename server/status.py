@@ -42,6 +42,8 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
     Reason.WORKFLOW_CLOSED: grpc.StatusCode.CANCELLED,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TENANT_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DEADLINE_HOPELESS: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,

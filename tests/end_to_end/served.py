@@ -22,6 +22,9 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 
 PATIENCE = 60.0  # seconds that any single request or process gets: a hang fails, it does not stall the suite
 FLAGS = ("--dtype", "bfloat16", "--num-slots", "4096", "--max-unfinished-calls", "200")
+TENANTS = {  # what --tenants says
+    "bounded": {"max_running": 1, "max_unfinished": 4, "max_stored_tokens": 300, "max_workflows": 2},
+}
 ENDED = ("done", "failed")
 LONG = 2000  # tokens: more than any test waits for
 _CONTROL = re.compile(r"<\|.*\|>")

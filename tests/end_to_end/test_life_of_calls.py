@@ -239,6 +239,22 @@ async def test_a_released_id_does_not_come_back(wire: Wire) -> None:
         assert (told.code, told.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MESSAGE")
 
 
+async def test_a_ttl_releases_what_has_ended(wire: Wire) -> None:
+    short = pb.Retention(ttl=seconds(0.3), readers=3)
+    await wire.tell(prefill("q", "Hello.", retention=short))
+    assert (await wire.get("q")).state == pb.STATE_DONE
+    await wire.submit(decode("a", ["q"], max_tokens=60))
+    told = None
+    async with asyncio.timeout(5):
+        while told is None:
+            await asyncio.sleep(0.05)
+            if [m.id for m in (await wire.list()).messages] == ["a"]:
+                told = await refused(wire.submit(decode("b", ["q"])))
+    assert told.reason == "UNKNOWN_MESSAGE"
+    assert "released" in told.words
+    assert (await wire.get("a", wait=True)).state == pb.STATE_DONE
+
+
 async def test_last_use_releases_the_parent(wire: Wire) -> None:
     last = pb.ParentRef(id="q", last_use=True)
     story = await wire.tell(prefill("q", "Hello."), decode("a", ["q"]), decode("b", [last, "a"], max_tokens=8))
