@@ -22,8 +22,10 @@ from rich.text import Text
 from pavane.cli.board import Board, make_board
 from pavane.cli.connect import add_server_arguments, no_server
 from pavane.cli.extras import UsageError
-from pavane.cli.graph import Graph, load_graph
-from pavane.clients import CallFailed, Client, Message, PavaneError, Receipt, Result, Unavailable
+from pavane.cli.graph import Graph
+from pavane.cli.graph_file import load_graph
+from pavane.clients import CallCancelled, CallFailed, Client, Message, PavaneError, Receipt, Result, Unavailable
+from pavane.clients.checks import duration, priority
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fidelity", choices=("exact", "reuse"), help="of calls and edges that name none; default: reuse"
     )
     parser.add_argument("--seed", type=int, help="decodes without a seed get one derived from this and their id")
+    parser.add_argument("--priority", type=int, metavar="N", help="higher goes first within the namespace; default: 0")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="in which all calls must end; default: none")
     parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
     add_server_arguments(parser)
 
@@ -46,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     path: Path = args.graph
     if not path.exists() and path.parent == Path() and (EXAMPLES / path.name).exists():
         path = EXAMPLES / path.name
+    _check_opening(args)
     graph = load_graph(path, _variables(args.var), fidelity=args.fidelity, seed=args.seed)
     console = Console(highlight=False, stderr=args.json == "-")
     outcome = asyncio.run(_run(console, graph, args))
@@ -72,13 +77,14 @@ class Outcome:
 async def _run(console: Console, graph: Graph, args: argparse.Namespace) -> Outcome:
     results: dict[str, Result] = {}
     errors: dict[str, PavaneError] = {}
+    given_up = {member for group in graph.groups if group.cancel_rest for member in group.members}
     async with Client(args.server, namespace=args.namespace) as client:
         try:
             await client.server_info()
         except Unavailable as error:
             raise no_server(args.server, error) from error
         begin = time.perf_counter()
-        async with client.workflow() as wf:
+        async with client.workflow(priority=args.priority, deadline=args.deadline) as wf:
             handles = graph.submit(wf)
             with make_board(console, keep=False) as board:
                 ends = await asyncio.gather(*(_follow(board, handle) for handle in handles), return_exceptions=True)
@@ -86,6 +92,8 @@ async def _run(console: Console, graph: Graph, args: argparse.Namespace) -> Outc
         for handle, end in zip(handles, ends, strict=True):
             if isinstance(end, Result):
                 results[handle.id] = end
+            elif isinstance(end, CallCancelled) and handle.id in given_up:  # as the graph wants it
+                results[handle.id] = end.result
             elif isinstance(end, PavaneError):
                 errors[handle.id] = end
                 if isinstance(end, CallFailed):
@@ -170,6 +178,16 @@ def as_json(graph: Graph, outcome: Outcome) -> dict[str, object]:
         "total": asdict(outcome.total),
         "wall_seconds": outcome.wall,
     }
+
+
+def _check_opening(args: argparse.Namespace) -> None:
+    try:
+        if args.priority is not None:
+            priority("--priority", args.priority)
+        if args.deadline is not None:
+            duration("--deadline", args.deadline)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pavane.clients.errors import (
     Unavailable,
     WorkflowClosed,
 )
+from pavane.clients.group import Group
 from pavane.clients.message import Message
 from pavane.clients.results import Delta, ParentUse, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
@@ -37,6 +38,7 @@ __all__ = [
     "Edge",
     "FailedPrecondition",
     "Fidelity",
+    "Group",
     "InternalError",
     "InvalidRequest",
     "Layout",

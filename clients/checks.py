@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-INT32 = 2**31 - 1
 UINT32 = 2**32 - 1
 UINT64 = 2**64 - 1
 MAX_ATTEMPTS = 16
@@ -27,7 +26,7 @@ def check_id(what: str, value: str) -> str:
 
 def duration(what: str, value: float) -> Duration:
     """Seconds as a protobuf Duration. Raises TypeError or ValueError if that is not more than 0."""
-    nanos = round(number(what, value, float("-inf")) * 1e9)
+    nanos = round(number(what, value, 0.0, 1e9) * 1e9)
     if nanos <= 0:
         raise ValueError(f"{what} must be more than 0 seconds, not {value!r}")
     return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
@@ -68,6 +67,11 @@ def integer(what: str, value: object, most: int, least: int = 0) -> int:
     if not least <= value <= most:
         raise ValueError(f"{what} must be from {least} to {most}, not {value}")
     return value
+
+
+def priority(what: str, value: object) -> int:
+    """`value`, if it is an integer that an int32 can hold. Raises TypeError or ValueError otherwise."""
+    return integer(what, value, 2**31 - 1, least=-(2**31))
 
 
 def labels(value: object) -> dict[str, str]:

@@ -7,7 +7,8 @@
     ├── FailedPrecondition      can never run like this: too long for the model, a parent that failed, a closed budget
     ├── ResourceExhausted       no room now; `retry_after` says when to come again
     ├── PermissionDenied        this caller may not do that
-    ├── DeadlineExceeded        the answer to a request took longer than its timeout
+    ├── DeadlineExceeded        the answer to a request took longer than its timeout, or calls were submitted that the
+    │                           server does not expect to end in time
     ├── Unavailable             no server there, the connection is lost, or the server is draining
     ├── InternalError           a fault of the server, or a status that this client does not know
     ├── WorkflowClosed          the workflow or client was closed before the call had ended
@@ -77,7 +78,12 @@ class PermissionDenied(PavaneError):  # noqa: N818
 
 
 class DeadlineExceeded(PavaneError):  # noqa: N818
-    """DEADLINE_EXCEEDED."""
+    """DEADLINE_EXCEEDED. `refused`: the server says that calls cannot keep their deadline, so that it is of no use to
+    send them again as they are."""
+
+    def __init__(self, reason: str, text: str, ids: Iterable[str] = (), refused: bool = False) -> None:
+        super().__init__(reason, text, ids)
+        self.refused = refused
 
 
 class Unavailable(PavaneError):  # noqa: N818
@@ -135,6 +141,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> PavaneError:
     if kind is ResourceExhausted:
         later = seconds(detail.retry_after) if detail and detail.HasField("retry_after") else None
         return ResourceExhausted(reason, text, ids, later)
+    if kind is DeadlineExceeded:
+        return DeadlineExceeded(reason, text, ids, refused=detail is not None)
     return kind(reason, text, ids)
 
 

@@ -51,7 +51,10 @@ class Backoff:
 
 
 def retriable(error: PavaneError) -> bool:
-    """Whether the same request may succeed later. A refusal for lack of room counts only if the server says when."""
+    """Whether the same request may succeed later. A refusal for lack of room counts only if the server says when, a
+    deadline only if it was the request's own."""
     if isinstance(error, ResourceExhausted):
         return error.retry_after is not None
-    return isinstance(error, Unavailable | DeadlineExceeded)
+    if isinstance(error, DeadlineExceeded):
+        return not error.refused
+    return isinstance(error, Unavailable)

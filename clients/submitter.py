@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from pavane.clients.errors import InternalError, PavaneError
+from pavane.clients.group import Group
 from pavane.clients.message import Message
 
-Send = Callable[[Sequence[Message]], Awaitable[None]]
+Send = Callable[[Sequence[Message | Group]], Awaitable[None]]
 
 
 class Submitter:
@@ -28,14 +29,14 @@ class Submitter:
         self._send = send
         self._lost = lost
         self._linger = linger
-        self._gathering: list[Message] = []
-        self._queue: deque[list[Message]] = deque()
+        self._gathering: list[Message | Group] = []
+        self._queue: deque[list[Message | Group]] = deque()
         self._timer: asyncio.Handle | None = None
         self._worker: asyncio.Task[None] | None = None
 
-    def add(self, message: Message) -> None:
+    def add(self, one: Message | Group) -> None:
         """To be sent with everything else of this tick."""
-        self._gathering.append(message)
+        self._gathering.append(one)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._linger, self._flush) if self._linger else loop.call_soon(self._flush)
@@ -73,8 +74,8 @@ class Submitter:
                 try:
                     await self._send(batch)
                 except PavaneError as error:
-                    for message in batch:
-                        message.fail(error)
+                    for one in batch:
+                        one.fail(error)
         except asyncio.CancelledError:
             raise
         except BaseException as fault:

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar, Unpack
 from pavane.clients.calls import DecodeOptions, PrefillOptions
 from pavane.clients.client import Client
 from pavane.clients.edges import Edge, Parent
+from pavane.clients.group import Group
 from pavane.clients.message import Message
 from pavane.clients.results import Delta, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
@@ -158,6 +159,10 @@ class SyncWorkflow:
         """`n` answers to the same; see `Workflow.decode_n`."""
         messages = self._bridge.call(lambda: self._workflow.decode_n(n, *parents, **options))
         return tuple(SyncMessage(self._bridge, message) for message in messages)
+
+    def group(self, *members: str | Parent, need: int, cancel_rest: bool = False, id: str | None = None) -> Group:
+        """The first `need` of `members`, as one parent; see `Workflow.group`."""
+        return self._bridge.call(lambda: self._workflow.group(*members, need=need, cancel_rest=cancel_rest, id=id))
 
     def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""

@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
-from pavane.clients.checks import INT32, duration, integer
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
+from pavane.clients.group import Group, group_message
 from pavane.clients.message import Message
-from pavane.clients.results import Receipt, Result, receipt, result
+from pavane.clients.results import Receipt, Result
 from pavane.clients.submitter import Submitter
 from pavane.clients.transport import Transport
+from pavane.clients.verbs import Verbs, open_request
 from pavane.clients.watcher import Watcher
 from pavane.protos.v1 import pavane_pb2 as pb
 
@@ -43,16 +44,12 @@ class Workflow:
     ) -> None:
         self.id = workflow_id
         self._transport = transport
-        self._open_request = pb.OpenWorkflowRequest(workflow_id=workflow_id, budget_tokens=budget_tokens)
-        if ttl is not None:
-            self._open_request.ttl.CopyFrom(duration("ttl", ttl))
-        if priority is not None:
-            self._open_request.priority = integer("priority", priority, INT32, least=-INT32 - 1)
-        if deadline is not None:
-            self._open_request.deadline.CopyFrom(duration("deadline", deadline))
+        self._verbs = Verbs(transport, workflow_id)
+        self._open_request = open_request(workflow_id, budget_tokens, ttl, priority, deadline)
         self._close = close
         self._opened = opened
         self._messages: dict[str, Message] = {}
+        self._groups: dict[str, Group] = {}
         self._auto_prefix = ""
         self._auto_ids = 0
         self._submitter = Submitter(self._send, linger, self.fail_pending)
@@ -63,9 +60,7 @@ class Workflow:
         self._total: Receipt | None = None
 
     async def __aenter__(self) -> Self:
-        answer = await self._transport.unary(
-            self._transport.workflows.OpenWorkflow, self._open_request, workflow=self.id
-        )
+        answer = await self._verbs.open(self._open_request)
         # In a workflow that goes on, m0 is probably taken.
         self._auto_prefix = f"{secrets.token_hex(4)}-m" if answer.existed else "m"
         self._watcher = Watcher(
@@ -152,30 +147,45 @@ class Workflow:
         """
         return tuple(self.decode(*parents, **one) for one in samples(n, options))
 
+    def group(self, *members: str | Parent, need: int, cancel_rest: bool = False, id: str | None = None) -> Group:
+        """The first `need` of `members`, as one parent; `cancel_rest` cancels the others once these are done.
+
+        Returns at once. Raises ValueError or TypeError for what is wrong here; if the server refuses the group, it
+        refuses what reads it as well.
+        """
+        made = group_message(self._new_id(id), self._edges(members), need, cancel_rest)
+        if self._closed is not None:
+            raise self._closed
+        known = self._groups.get(made.id)
+        if known is not None and known.group == made:
+            return known
+        if known is not None or made.id in self._messages:
+            raise _taken(made.id)
+        group = self._groups[made.id] = Group(self, made)
+        self._submitter.add(group)
+        return group
+
     async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
-        """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
+        """Cancels calls, of groups all members, and, unless told otherwise, all below them. Returns the ids that were
+        cancelled."""
         ids = [edge.id for edge in self._edges(messages)]
         await self._submitter.drain()
-        request = pb.CancelRequest(workflow_id=self.id, ids=ids, descendants=descendants)
-        answer = await self._transport.unary(self._transport.workflows.Cancel, request, workflow=self.id)
-        return tuple(answer.cancelled)
+        return await self._verbs.cancel(ids, descendants)
 
     async def finish(self, *messages: str | Parent) -> tuple[str, ...]:
         """Seals running decodes: each ends with its next token, as a valid, shorter message. Returns the ids of those
         that had not ended. Raises FailedPrecondition, and seals none, if one is a prefill or has not started."""
         ids = [edge.id for edge in self._edges(messages)]
         await self._submitter.drain()
-        request = pb.FinishRequest(workflow_id=self.id, ids=ids)
-        answer = await self._transport.unary(self._transport.workflows.Finish, request, workflow=self.id)
-        return tuple(answer.sealed)
+        return await self._verbs.finish(ids)
 
     async def release(self, *messages: str | Parent) -> None:
         """Gives ids up. Calls that still read the messages are not disturbed; what the handles hold stays."""
         ids = [edge.id for edge in self._edges(messages)]
         await self._submitter.drain()
-        request = pb.ReleaseRequest(workflow_id=self.id, ids=ids)
-        await self._transport.unary(self._transport.workflows.Release, request, workflow=self.id)
+        await self._verbs.release(ids)
         for message_id in ids:
+            self._groups.pop(message_id, None)
             message = self._messages.get(message_id)
             if message is not None and message.done():
                 del self._messages[message_id]
@@ -184,23 +194,12 @@ class Workflow:
         """The message as it is now, or, with `wait`, when its call has ended (also if it failed: see `state`)."""
         edge = self._edges([message])[0]
         await self._submitter.drain()
-        request = pb.GetMessageRequest(workflow_id=self.id, id=edge.id, wait=wait)
-        limit = float("inf") if wait else None
-        method = self._transport.workflows.GetMessage
-        return result((await self._transport.unary(method, request, workflow=self.id, limit=limit)).message)
+        return await self._verbs.get(edge.id, wait)
 
     async def list(self) -> tuple[Result, ...]:
         """All messages of the workflow, without tokens and log-probabilities."""
         await self._submitter.drain()
-        found: list[Result] = []
-        page = ""
-        while True:
-            request = pb.ListMessagesRequest(workflow_id=self.id, page_size=1000, page_token=page)
-            answer = await self._transport.unary(self._transport.workflows.ListMessages, request, workflow=self.id)
-            found.extend(result(message) for message in answer.messages)
-            page = answer.next_page_token
-            if not page:
-                return tuple(found)
+        return await self._verbs.list()
 
     def fail_pending(self, error: PavaneError) -> None:
         """Every handle that has not ended raises `error`."""
@@ -214,7 +213,9 @@ class Workflow:
         if known is not None:
             if known.call == call:
                 return known
-            raise AlreadyExists("ID_TAKEN", "another call of this workflow has this id already", [call.id])
+            raise _taken(call.id)
+        if call.id in self._groups:
+            raise _taken(call.id)
         message = self._messages[call.id] = Message(self, call)
         self._submitter.add(message)
         return message
@@ -225,7 +226,7 @@ class Workflow:
         while True:
             made = f"{self._auto_prefix}{self._auto_ids}"
             self._auto_ids += 1
-            if made not in self._messages:
+            if made not in self._messages and made not in self._groups:
                 return made
 
     def _edges(self, parents: Sequence[str | Parent]) -> Sequence[Edge]:
@@ -239,12 +240,12 @@ class Workflow:
             edges.append(edge)
         return edges
 
-    async def _send(self, batch: Sequence[Message]) -> None:
+    async def _send(self, batch: Sequence[Message | Group]) -> None:
         assert self._watcher is not None
         self._watcher.start()
-        request = pb.SubmitRequest(workflow_id=self.id, calls=[message.call for message in batch])
-        answer = await self._transport.unary(self._transport.workflows.Submit, request, workflow=self.id)
-        await self._watcher.cover(answer.cursor)
+        calls = [one.call for one in batch if isinstance(one, Message)]
+        groups = [one.group for one in batch if isinstance(one, Group)]
+        await self._watcher.cover(await self._verbs.submit(calls, groups))
 
     def _begin_stream(self) -> None:
         for message in self._messages.values():
@@ -257,11 +258,13 @@ class Workflow:
 
     async def _close_on_server(self) -> None:
         assert self._watcher is not None
-        request = pb.CloseWorkflowRequest(workflow_id=self.id)
         try:
-            answer = await self._transport.unary(self._transport.workflows.CloseWorkflow, request, workflow=self.id)
+            self._total = await self._verbs.close()
         except NotFound:
             return  # expired or closed elsewhere: as it should be
-        self._total = receipt(answer.total)
         if any(not message.done() for message in self._messages.values()):
             await self._watcher.ended(within=LAST_EVENTS_S)
+
+
+def _taken(id: str) -> AlreadyExists:
+    return AlreadyExists("ID_TAKEN", "another call or group of this workflow has this id already", [id])

@@ -16,7 +16,7 @@ from pavane.kernels.batch import Batch, Runner, StepResult
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import CallSpec, Event, Outcome, Receipt
+from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,13 @@ class Engine:
         """Raises RequestError if there is no such workflow."""
         self.scheduler.graph.workflow(namespace, workflow_id)
 
-    def submit(self, namespace: str, workflow_id: str, specs: Sequence[CallSpec]) -> list[str]:
+    def submit(
+        self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], groups: Sequence[GroupSpec] = ()
+    ) -> list[str]:
         """The ids of the calls that are new."""
         if self._draining:
             raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
-        fresh = self.scheduler.submit(namespace, workflow_id, specs, monotonic())
+        fresh = self.scheduler.submit(namespace, workflow_id, specs, monotonic(), groups)
         self._changed()
         return fresh
 

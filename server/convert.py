@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterable
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.spec import CallSpec, DecodeSpec, Failure, Finish, Outcome, ParentSpec, Receipt, State, Top
+from pavane.scheduler.spec import (
+    CallSpec,
+    DecodeSpec,
+    Failure,
+    Finish,
+    GroupSpec,
+    Outcome,
+    ParentSpec,
+    Receipt,
+    State,
+    Top,
+)
 from pavane.server.fields import attempts, check_id, known, labels, retention, seconds
 from pavane.server.sampling import SamplingReader
 from pavane.server.status import duration
@@ -72,7 +83,7 @@ class Converter:
             )
         return CallSpec(
             id=call.id,
-            digest=hashlib.blake2b(call.SerializeToString(deterministic=True), digest_size=16).digest(),
+            digest=_digest(call),
             tokens=tokens,
             copy_of=copy_of,
             decode=decode,
@@ -131,6 +142,13 @@ class Converter:
                 Reason.EMPTY_CONTENT, f"call {call.id!r} has an empty header; give it a turn or tokens", (call.id,)
             )
         return tokens, self._sampling.read(call)
+
+
+def group_spec(group: pb.Group) -> GroupSpec:
+    check_id(group.id, "group id")
+    for member in group.members:
+        check_id(member, f"group {group.id!r}: member id")
+    return GroupSpec(group.id, _digest(group), tuple(group.members), group.need, group.cancel_rest)
 
 
 def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False) -> pb.Message:
@@ -195,6 +213,10 @@ def receipt_message(receipt: Receipt) -> pb.Receipt:
             for use in receipt.parents
         ],
     )
+
+
+def _digest(message: pb.Call | pb.Group) -> bytes:
+    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
 def _turn(turn: pb.Turn) -> Turn:

@@ -90,7 +90,7 @@ class Journal:
                 log.restarted = _restarted(event, self.cursor)
             else:
                 log.ended = _ended(event, self.cursor, self._tokenizer)
-                log.deltas, log.restarted = Deltas(self._tokenizer, None), None
+                log.decode, log.deltas, log.restarted = None, Deltas(self._tokenizer, None), None
         self._changed.set()
         self._changed = asyncio.Event()
 

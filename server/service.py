@@ -13,7 +13,7 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import CallSpec
-from pavane.server.convert import Converter, outcome_message, receipt_message
+from pavane.server.convert import Converter, group_spec, outcome_message, receipt_message
 from pavane.server.fields import check_id, check_namespace, seconds
 from pavane.server.journal import Journal, Journals, Key
 from pavane.server.text.tokenizer import Tokenizer
@@ -120,12 +120,13 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def _submit(self, key: Key, request: pb.SubmitRequest) -> tuple[int, list[str]]:
         """The cursor after which the events of these calls are, and the ids of those that are new."""
-        if not request.calls:
+        if not request.calls and not request.groups:
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
         if self._converter.slow(request):
             specs = await asyncio.to_thread(self._specs, request)
         else:
             specs = self._specs(request)
+        groups = [group_spec(group) for group in request.groups]
         self._engine.check_open(*key)
         journal = self._journals.open(key)
         unknown = {spec.id: spec for spec in specs if not journal.known(spec.id)}
@@ -134,7 +135,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             journal.expect(spec.id, decode)
         accepted: list[str] = []
         try:
-            accepted = self._engine.submit(*key, specs)
+            accepted = self._engine.submit(*key, specs, groups)
         finally:  # what was refused, or was released before, has no events
             journal.withdraw(unknown.keys() - accepted)
         return journal.before(spec.id for spec in specs), accepted

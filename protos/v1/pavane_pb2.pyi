@@ -147,7 +147,7 @@ class ParentRef(google.protobuf.message.Message):
     FIDELITY_FIELD_NUMBER: builtins.int
     LAST_USE_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """a message of this workflow"""
+    """a message or a group of this workflow"""
     offset: builtins.int
     """0 = the first position after BOS"""
     as_encoded: builtins.bool
@@ -596,6 +596,38 @@ class Call(google.protobuf.message.Message):
 global___Call = Call
 
 @typing.final
+class Group(google.protobuf.message.Message):
+    """As a parent: the first `need` members that are done, in the order of `members`. They are known, and what waits for the
+    group becomes ready, when so many are done; it fails when so many cannot be any more. Its id is one of the workflow's.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
+    NEED_FIELD_NUMBER: builtins.int
+    CANCEL_REST_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    need: builtins.int
+    cancel_rest: builtins.bool
+    """the other members are cancelled then"""
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """messages, no groups"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        members: collections.abc.Iterable[builtins.str] | None = ...,
+        need: builtins.int = ...,
+        cancel_rest: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancel_rest", b"cancel_rest", "id", b"id", "members", b"members", "need", b"need"]) -> None: ...
+
+global___Group = Group
+
+@typing.final
 class OpenWorkflowRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -656,16 +688,20 @@ class SubmitRequest(google.protobuf.message.Message):
 
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
     CALLS_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
     workflow_id: builtins.str
     @property
     def calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Call]: ...
+    @property
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Group]: ...
     def __init__(
         self,
         *,
         workflow_id: builtins.str = ...,
         calls: collections.abc.Iterable[global___Call] | None = ...,
+        groups: collections.abc.Iterable[global___Group] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["calls", b"calls", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["calls", b"calls", "groups", b"groups", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___SubmitRequest = SubmitRequest
 

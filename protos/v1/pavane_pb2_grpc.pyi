@@ -64,7 +64,7 @@ class WorkflowServiceStub:
         pavane.protos.v1.pavane_pb2.CancelRequest,
         pavane.protos.v1.pavane_pb2.CancelResponse,
     ]
-    """Cancels calls and, if asked, everything below them."""
+    """Cancels calls, of groups all members, and, if asked, everything below them."""
 
     Finish: grpc.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.FinishRequest,
@@ -125,7 +125,7 @@ class WorkflowServiceAsyncStub:
         pavane.protos.v1.pavane_pb2.CancelRequest,
         pavane.protos.v1.pavane_pb2.CancelResponse,
     ]
-    """Cancels calls and, if asked, everything below them."""
+    """Cancels calls, of groups all members, and, if asked, everything below them."""
 
     Finish: grpc.aio.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.FinishRequest,
@@ -198,7 +198,7 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: pavane.protos.v1.pavane_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> typing.Union[pavane.protos.v1.pavane_pb2.CancelResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.CancelResponse]]:
-        """Cancels calls and, if asked, everything below them."""
+        """Cancels calls, of groups all members, and, if asked, everything below them."""
 
     @abc.abstractmethod
     def Finish(

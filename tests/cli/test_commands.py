@@ -26,7 +26,7 @@ def pavane(*words, **options):
 
 
 def test_run_prints_texts_and_receipts(target):
-    done = pavane("run", "debate.yaml", "--server", target, "--var", "problem=1+1?", "--seed", "3")
+    done = pavane("run", "debate.yaml", "--server", target, "--var", "problem=1+1?", "--seed", "3", "--priority", "2")
     assert done.returncode == 0, done.stderr
     assert "ann-0 | ann-0-0 ann-0-1 " in done.stdout
     assert "verdict | The right answer isverdict-0 " in done.stdout
@@ -54,9 +54,31 @@ def test_run_shows_what_failed(target, tmp_path):
     assert messages[1]["error"]["reason"] == "PARENT_FAILED"
 
 
+def test_what_a_group_gives_up_is_no_failure(target, tmp_path):
+    path = tmp_path / "first.yaml"
+    path.write_text(
+        "messages:\n"
+        "  - {id: quick, decode: {max_tokens: 3}}\n"
+        "  - {id: slow, decode: {max_tokens: 100000}}\n"
+        "  - {id: final, parents: [first], decode: {max_tokens: 2}}\n"
+        "groups: [{id: first, members: [slow, quick], need: 1, cancel_rest: true}]\n"
+    )
+    done = pavane("run", str(path), "--server", target, "--json", "-")
+    assert done.returncode == 0, done.stdout
+    messages = json.loads(done.stdout)["messages"]
+    assert [message["state"] for message in messages] == ["done", "cancelled", "done"]
+    assert [use["id"] for use in messages[2]["receipt"]["parents"]] == ["quick"]
+
+
 def test_run_refuses_bad_variables(capsys):
     assert main.main(["run", "debate.yaml", "--var", "problem"]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
+    assert main.main(["run", "debate.yaml", "--priority", str(2**31)]) == 2
+    assert "--priority must be from -2147483648 to 2147483647" in capsys.readouterr().err
+    assert main.main(["run", "debate.yaml", "--deadline", "nan"]) == 2
+    assert "--deadline must be" in capsys.readouterr().err
+    assert main.main(["run", "debate.yaml", "--deadline", "0"]) == 2
+    assert "--deadline must be more than 0 seconds, not 0.0" in capsys.readouterr().err
 
 
 def test_chat_reads_a_pipe(target):

@@ -1,7 +1,9 @@
 import pytest
 
-from pavane.cli.graph import GraphError, load_graph
+from pavane.cli.graph import Choice
+from pavane.cli.graph_file import load_graph
 from pavane.cli.run import EXAMPLES
+from pavane.cli.yaml_values import GraphError
 from pavane.clients import Edge
 from pavane.clients.sampling import derived_seed
 
@@ -41,6 +43,44 @@ def test_a_graph_is_read(read):
     assert final.decode["seed"] == 5
     assert final.decode["max_tokens"] == 9
     assert final.decode["stop"] == ["\n\n", "3+3?"]
+
+
+GROUPED = """\
+messages:
+  - {id: a, decode: }
+  - {id: b, decode: }
+  - {id: final, parents: [{id: best, fidelity: exact}], decode: }
+groups:
+  - {id: best, members: [a, b], need: 1, cancel_rest: true}
+"""
+
+
+def test_groups(read):
+    graph = read(GROUPED)
+    assert graph.groups == (Choice("best", ("a", "b"), 1, True),)
+    assert graph.nodes[2].parents == (Edge("best").exact(),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("need: 1", "need: 3", 6, "group 'best': need must be from 1 to 2, not 3"),
+        ("need: 1, ", "", 6, "a group needs need"),
+        ("need: 1", "needs: 1", 6, "a group has no key 'needs'; it knows id, members"),
+        ("[a, b]", "a", 6, "members must be a list"),
+        ("[a, b]", "[a, a]", 6, "member 'a' is listed twice"),
+        ("[a, b]", "[a, b, z]", 4, "'final' names 'best', which is not declared above it"),
+        ("id: best, m", "id: b, m", 6, "the id 'b' is there twice"),
+        ("cancel_rest: true", "cancel_rest: please", 6, "true or false, not 'please'"),
+        ("  - {id: best, members: [a, b], need: 1, cancel_rest: true}", "  best", 6, "groups must be a list"),
+    ],
+)
+def test_what_is_wrong_with_groups_is_said_with_its_line(read, old, new, line, says):
+    text = GROUPED.replace("id: best, fid", "id: b, fid") if "id: b, m" in new else GROUPED
+    assert text.count(old) == 1
+    with pytest.raises(GraphError, match=says) as caught:
+        read(text.replace(old, new))
+    assert f"graph.yaml:{line}: " in str(caught.value)
 
 
 def test_values_may_be_mappings(read):

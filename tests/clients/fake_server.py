@@ -23,6 +23,7 @@ WORDS = 6
 class FakeWorkflow:
     events: list[pb.Event] = field(default_factory=list)
     calls: dict[str, pb.Call] = field(default_factory=dict)
+    groups: dict[str, pb.Group] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)  # the cursor to watch after, for each call
     messages: dict[str, pb.Message] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
     def __init__(self) -> None:
         self.workflows: dict[tuple[str, str], FakeWorkflow] = {}
         self.submits: list[list[str]] = []  # ids of every Submit that arrived, refused ones too
+        self.groups: list[str] = []  # ids of every group that arrived
         self.watches: list[int] = []  # the cursor of every Watch
         self.lose_answers = 0  # so many Submits are accepted, then fail with UNAVAILABLE
         self.refusals: list[tuple[grpc.StatusCode, pb.Error]] = []  # the next Submits end with these
@@ -93,7 +95,9 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         self.submits.append([call.id for call in request.calls])
         if self.refusals:
             await self.refuse(context, *self.refusals.pop(0))
-        known = {*workflow.calls, *(call.id for call in request.calls)}
+        known = {*workflow.calls, *workflow.groups, *(one.id for one in (*request.calls, *request.groups))}
+        self.groups += [group.id for group in request.groups]
+        workflow.groups.update((group.id, group) for group in request.groups)
         for call in request.calls:
             missing = [parent.id for parent in call.parents if parent.id not in known]
             if missing:
@@ -116,12 +120,14 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
     async def execute(self, workflow: FakeWorkflow, call: pb.Call) -> None:
         message = pb.Message(id=call.id, seed=call.decode.sampling.seed, state=pb.STATE_RUNNING, labels=call.labels)
         workflow.messages[call.id] = message
-        for parent in call.parents:
-            await asyncio.wait([workflow.tasks[parent.id]])
-            if workflow.messages[parent.id].state != pb.STATE_DONE:
+        await asyncio.sleep(0)  # all calls of the Submit have their tasks
+        parents = [i for parent in call.parents for i in await self.winners(workflow, parent.id)]
+        for parent in parents:
+            await asyncio.wait([workflow.tasks[parent]])
+            if workflow.messages[parent].state != pb.STATE_DONE:
                 message.state = pb.STATE_FAILED
-                text = f"parent {parent.id!r} failed"
-                message.error.CopyFrom(pb.Error(reason="PARENT_FAILED", text=text, ids=[parent.id]))
+                text = f"parent {parent!r} failed"
+                message.error.CopyFrom(pb.Error(reason="PARENT_FAILED", text=text, ids=[parent]))
                 workflow.emit(id=call.id, failed=message)
                 return
         if call.HasField("prefill"):
@@ -129,21 +135,37 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
             message.tokens.extend(range(len(message.text.split())))
             message.receipt.encoded = len(message.tokens)
         else:
-            await self.generate(workflow, call, message)
+            await self.generate(workflow, call, parents, message)
         if message.state == pb.STATE_RUNNING:
             message.state = pb.STATE_DONE
             message.finish = pb.FINISH_REASON_LENGTH
             workflow.emit(id=call.id, done=message)
 
-    async def generate(self, workflow: FakeWorkflow, call: pb.Call, message: pb.Message) -> None:
+    async def winners(self, workflow: FakeWorkflow, parent: str) -> list[str]:
+        """The message itself, or the first members of a group that are done, in their order."""
+        group = workflow.groups.get(parent)
+        if group is None:
+            return [parent]
+        tasks = {workflow.tasks[i]: i for i in group.members}
+        done: set[str] = set()
+        while len(done) < group.need:
+            ended, _ = await asyncio.wait([t for t, i in tasks.items() if i not in done], return_when="FIRST_COMPLETED")
+            done |= {tasks[task] for task in ended}
+        chosen = [i for i in group.members if i in done][: group.need]
+        if group.cancel_rest:
+            self.cancel(workflow, [i for i in group.members if i not in chosen])
+        return chosen
+
+    async def generate(self, workflow: FakeWorkflow, call: pb.Call, parents: list[str], message: pb.Message) -> None:
         message.text = call.decode.header.turn.text
         message.tokens.append(9999)  # the header
         message.content_begin = message.content_end = 1
-        message.receipt.reused_in_place = 10 * len(call.parents)
+        message.receipt.reused_in_place = 10 * len(parents)
         message.receipt.encoded = 1
         message.receipt.first_token.nanos = 5_000_000
+        fidelity = {parent.id: parent.fidelity for parent in call.parents}
         message.receipt.parents.extend(
-            pb.ParentUse(id=p.id, fidelity=p.fidelity or call.fidelity or 1) for p in call.parents
+            pb.ParentUse(id=i, fidelity=fidelity.get(i) or call.fidelity or 1) for i in parents
         )
         message.attempts = 1
         if call.id in self.restart:
@@ -205,12 +227,16 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
 
     async def Cancel(self, request, context):
         workflow = await self.find(context, request.workflow_id)
-        ids = [i for i in request.ids if workflow.messages[i].state == pb.STATE_RUNNING]
+        ids = [i for named in request.ids for i in workflow.groups.get(named, pb.Group(members=[named])).members]
+        return pb.CancelResponse(cancelled=self.cancel(workflow, ids))
+
+    def cancel(self, workflow: FakeWorkflow, ids: list[str]) -> list[str]:
+        ids = [i for i in ids if workflow.messages[i].state == pb.STATE_RUNNING]
         for i in ids:
             workflow.messages[i].state = pb.STATE_CANCELLED
             if i in self.hold:
                 self.hold[i].set()
-        return pb.CancelResponse(cancelled=ids)
+        return ids
 
     async def Finish(self, request, context):
         workflow = await self.find(context, request.workflow_id)
@@ -228,7 +254,8 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
     async def Release(self, request, context):
         workflow = await self.find(context, request.workflow_id)
         for i in request.ids:
-            del workflow.messages[i]
+            if workflow.groups.pop(i, None) is None:
+                del workflow.messages[i]
         return pb.ReleaseResponse()
 
     async def CloseWorkflow(self, request, context):

@@ -5,7 +5,7 @@ import pytest
 
 from pavane.clients.calls import decode_call, prefill_call, samples
 from pavane.clients.edges import Edge
-from pavane.clients.errors import InvalidRequest, ResourceExhausted, Unavailable
+from pavane.clients.errors import DeadlineExceeded, InvalidRequest, ResourceExhausted, Unavailable
 from pavane.clients.retry import Backoff, RetryPolicy, retriable
 from pavane.clients.sampling import derived_seed
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -49,7 +49,8 @@ def test_unset_options_stay_unset_on_the_wire():
         ({"user": "ab\ud800"}, "user has half a surrogate pair at 2"),
         ({"user": "a", "layout": "left"}, "packed, as_encoded"),
         ({"user": "a", "temprature": 1}, "no option 'temprature'"),
-        ({"user": "a", "timeout": -1}, "timeout must be more than 0 seconds"),
+        ({"user": "a", "timeout": -1}, "timeout must be from 0 to 1e"),
+        ({"user": "a", "timeout": float("inf")}, "timeout must be from 0 to 1e"),
         ({"user": "a", "timeout": "soon"}, "timeout must be a number"),
         ({"user": "a", "ttl": 0}, "ttl must be more than 0 seconds"),
         ({"user": "a", "readers": 100_001}, "readers must be from 0 to 100000"),
@@ -150,6 +151,8 @@ def test_backoff_grows_respects_the_server_and_ends():
     assert Backoff(RetryPolicy(give_up_after=0.0)).wait(lost) is None
     assert not retriable(InvalidRequest("BAD", "bad"))
     assert not retriable(ResourceExhausted("FULL", "full"))
+    assert retriable(DeadlineExceeded("DEADLINE_EXCEEDED", "no answer in 30 s"))
+    assert not retriable(DeadlineExceeded("DEADLINE_HOPELESS", "give it more", refused=True))
 
 
 def test_the_client_needs_neither_the_engine_nor_the_command_line():

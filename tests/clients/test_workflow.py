@@ -8,6 +8,7 @@ from pavane.clients import (
     CallCancelled,
     CallFailed,
     Client,
+    DeadlineExceeded,
     InvalidRequest,
     NotFound,
     ResourceExhausted,
@@ -81,6 +82,17 @@ async def test_a_full_server_that_does_not_say_when_is_not_asked_again(client, f
         with pytest.raises(ResourceExhausted) as caught:
             await wf.prefill(user="a")
     assert caught.value.retry_after is None
+
+
+async def test_a_deadline_without_hope_is_not_tried_again(client, fake):
+    hopeless = pb.Error(reason="DEADLINE_HOPELESS", text="give it more", ids=["m0"])
+    hopeless.retry_after.FromMilliseconds(1)
+    fake.refusals = [(grpc.StatusCode.DEADLINE_EXCEEDED, hopeless)]
+    async with client.workflow() as wf:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await wf.decode(timeout=0.1)
+    assert (caught.value.reason, caught.value.refused) == ("DEADLINE_HOPELESS", True)
+    assert len(fake.submits) == 1
 
 
 async def test_retries_are_bounded(fake):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import grpc
 import pytest
-from end_to_end.served import ServerProcess, Wire
+from end_to_end.served import FLAGS, TENANTS, ServerProcess, Wire
 
 _NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[ServerProcess]:
-    process = ServerProcess()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    tenants = tmp_path_factory.mktemp("settings") / "tenants.json"
+    tenants.write_text(json.dumps({"tenants": TENANTS}))
+    process = ServerProcess(*FLAGS, "--tenants", str(tenants))
     try:
         yield process.wait_ready()
     finally:

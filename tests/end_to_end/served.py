@@ -22,6 +22,9 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 
 PATIENCE = 60.0  # seconds that any single request or process gets: a hang fails, it does not stall the suite
 FLAGS = ("--dtype", "bfloat16", "--num-slots", "4096", "--max-unfinished-calls", "200")
+TENANTS = {  # what --tenants says
+    "bounded": {"max_running": 1, "max_unfinished": 4, "max_stored_tokens": 300, "max_workflows": 2},
+}
 ENDED = ("done", "failed")
 LONG = 2000  # tokens: more than any test waits for
 _CONTROL = re.compile(r"<\|.*\|>")
@@ -138,6 +141,10 @@ def decode(id: str, parents: Kin = (), prefix: str = "", *, forced: pb.Forced | 
     if forced is not None:
         body.forced.CopyFrom(forced)
     return pb.Call(id=id, decode=body, parents=refs(parents), **call_fields)
+
+
+def group(id: str, *members: str, need: int, cancel_rest: bool = False) -> pb.Group:
+    return pb.Group(id=id, members=members, need=need, cancel_rest=cancel_rest)
 
 
 def copied(call: pb.Call, **changes: Any) -> pb.Call:
@@ -258,15 +265,16 @@ class Wire:
     def close(self) -> Any:
         return self.rpc.CloseWorkflow(pb.CloseWorkflowRequest(workflow_id=self.id), **self._options)
 
-    def submit(self, *calls: pb.Call) -> Any:
-        return self.rpc.Submit(pb.SubmitRequest(workflow_id=self.id, calls=calls), **self._options)
+    def submit(self, *calls: pb.Call, groups: Sequence[pb.Group] = ()) -> Any:
+        return self.rpc.Submit(pb.SubmitRequest(workflow_id=self.id, calls=calls, groups=groups), **self._options)
 
     def watch(self, after: int = 0, ids: Sequence[str] = (), **fields: Any) -> Any:
         request = pb.WatchRequest(workflow_id=self.id, after=after, ids=ids, **fields)
         return self.rpc.Watch(request, **self._options)
 
-    def run(self, *calls: pb.Call, detach: bool = False) -> Any:
-        request = pb.RunRequest(submit=pb.SubmitRequest(workflow_id=self.id, calls=calls), detach=detach)
+    def run(self, *calls: pb.Call, groups: Sequence[pb.Group] = (), detach: bool = False) -> Any:
+        submit = pb.SubmitRequest(workflow_id=self.id, calls=calls, groups=groups)
+        request = pb.RunRequest(submit=submit, detach=detach)
         return self.rpc.Run(request, **self._options)
 
     def cancel(self, *ids: str, descendants: bool = False) -> Any:
@@ -288,9 +296,9 @@ class Wire:
         request = pb.ListMessagesRequest(workflow_id=self.id, page_size=page_size, page_token=page_token)
         return self.rpc.ListMessages(request, **self._options)
 
-    async def tell(self, *calls: pb.Call) -> Story:
+    async def tell(self, *calls: pb.Call, groups: Sequence[pb.Group] = ()) -> Story:
         """Runs the calls and reads to the end."""
-        return await read(self.run(*calls))
+        return await read(self.run(*calls, groups=groups))
 
     async def ended(self, *ids: str) -> Story:
         return await read(self.watch(0, ids))

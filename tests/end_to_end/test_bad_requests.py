@@ -33,6 +33,11 @@ def submit(*calls: pb.Call) -> Request:
     return lambda wire: wire.submit(*calls)
 
 
+def grouped(*calls: pb.Call, **fields: Any) -> Request:
+    groups = [pb.Group(**{"id": "g", "members": ["good"], "need": 1, **fields})]
+    return lambda wire: wire.submit(*calls, groups=groups)
+
+
 def sampled(words: str, **options: Any) -> Case:
     name = " ".join(f"{key}={str(value)[:20]}" for key, value in options.items())
     return (name, submit(decode("x", **options)), INVALID, "INVALID_SAMPLING", ("'x'", words))
@@ -136,8 +141,8 @@ CASES: list[Case] = [
     ("malformed copied id", submit(copy("x", "a b")), INVALID, "INVALID_ID", ("'a b'", "copied")),
     ("malformed namespace", within("a b"), INVALID, "INVALID_ID", ("namespace 'a b'", "at most 64")),
     ("long namespace", within("a" * 65), INVALID, "INVALID_ID", ("at most 64",)),
-    ("id reused", submit(prefill("good", "Other.")), TAKEN, "ID_REUSED", ("'good'", "choose a new id")),
-    ("id twice", submit(X, prefill("x", "Other.")), TAKEN, "ID_REUSED", ("'x'", "choose a new id")),
+    ("id reused", submit(prefill("good", "Other.")), TAKEN, "ID_REUSED", ("'good'", "choose a new one")),
+    ("id twice", submit(X, prefill("x", "Other.")), TAKEN, "ID_REUSED", ("'x'", "choose a new one")),
     # the graph
     ("no calls", submit(), INVALID, "INVALID_REQUEST", ("no calls",)),
     ("neither kind", submit(pb.Call(id="x")), INVALID, "INVALID_REQUEST", ("'x'", "neither", "set one")),
@@ -164,6 +169,32 @@ CASES: list[Case] = [
         INVALID,
         "TOO_LARGE",
         ("201", "at most 200"),
+    ),
+    # groups
+    *(
+        (f"group: {said}", grouped(*calls, **fields), code, reason, words)
+        for said, calls, fields, code, reason, words in [
+            ("needs none", (), {"need": 0}, INVALID, "INVALID_GROUP", ("'g' needs 0 of 1 members", "1..1")),
+            ("needs too many", (), {"need": 2}, INVALID, "INVALID_GROUP", ("'g' needs 2 of 1 members",)),
+            ("has none", (), {"members": []}, INVALID, "INVALID_GROUP", ("'g' needs 1 of 0 members",)),
+            ("twice", (), {"members": ["good"] * 2}, INVALID, "INVALID_PARENT", ("'good' twice", "name it once")),
+            ("nobody", (), {"members": ["good", "nobody"]}, MISSING, "UNKNOWN_MESSAGE", ("no message 'nobody'",)),
+            ("in itself", (), {"members": ["g"]}, INVALID, "INVALID_GROUP", ("the group 'g' where only a message",)),
+            ("copied", (copy("x", "g"),), {}, INVALID, "INVALID_GROUP", ("'x' names the group 'g'",)),
+            ("of its reader", (decode("x", ["g"]),), {"members": ["x"]}, INVALID, "CYCLE", ("x <- g <- x",)),
+            ("a message's id", (), {"id": "good"}, TAKEN, "ID_REUSED", ("'good'", "choose a new one")),
+            ("a call's id", (prefill("g", "?"),), {}, TAKEN, "ID_REUSED", ("'g'", "choose a new one")),
+            ("malformed id", (), {"id": "a b"}, INVALID, "INVALID_ID", ("group id 'a b'",)),
+            ("malformed member", (), {"members": ["a b"]}, INVALID, "INVALID_ID", ("'g': member id 'a b'",)),
+            (
+                "too large",
+                (),
+                {"members": [f"p{i}" for i in range(513)]},
+                INVALID,
+                "TOO_LARGE",
+                ("513 members", "limit is 512"),
+            ),
+        ]
     ),
     # placement
     *(

@@ -83,7 +83,7 @@ async def test_the_same_bytes_are_the_same_call(wire: Wire) -> None:
     assert story["a"].message == message
     told = await refused(wire.submit(prefill("fine", "?"), copied(call, start=3)))
     assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ID_REUSED")
-    assert "choose a new id" in told.words
+    assert "choose a new one" in told.words
     assert list(told.error.ids) == ["a"] if told.error else False
     gone = await refused(wire.rpc.GetMessage(pb.GetMessageRequest(workflow_id=wire.id, id="fine")))
     assert gone.reason == "UNKNOWN_MESSAGE"  # all or nothing
@@ -237,6 +237,22 @@ async def test_a_released_id_does_not_come_back(wire: Wire) -> None:
         async with asyncio.timeout(3):
             told = await refused(stream.read())
         assert (told.code, told.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MESSAGE")
+
+
+async def test_a_ttl_releases_what_has_ended(wire: Wire) -> None:
+    short = pb.Retention(ttl=seconds(0.3), readers=3)
+    await wire.tell(prefill("q", "Hello.", retention=short))
+    assert (await wire.get("q")).state == pb.STATE_DONE
+    await wire.submit(decode("a", ["q"], max_tokens=60))
+    told = None
+    async with asyncio.timeout(5):
+        while told is None:
+            await asyncio.sleep(0.05)
+            if [m.id for m in (await wire.list()).messages] == ["a"]:
+                told = await refused(wire.submit(decode("b", ["q"])))
+    assert told.reason == "UNKNOWN_MESSAGE"
+    assert "released" in told.words
+    assert (await wire.get("a", wait=True)).state == pb.STATE_DONE
 
 
 async def test_last_use_releases_the_parent(wire: Wire) -> None:
