@@ -397,11 +397,14 @@ class GraphCache:
         one node, partly written: its call goes on with it."""
         if node.complete or node.extents is None or (node.filled and not node.indexed):
             return
-        if node.filled:
-            self._trees.split(node, node.filled)
         self._idle.discard(node)
-        self._give_back(node, node.extents)
-        node.extents = None
+        if node.filled:
+            upper = self._trees.split(node, node.filled)
+            if upper.locks == 0:
+                self._idle.add(upper)
+        if node.extents is not None:  # all of it may be the upper part's: a sealed decode without slots for its trailer
+            self._give_back(node, node.extents)
+            node.extents = None
 
     # ---- parts
 
