@@ -20,14 +20,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, Unpack, cast
 
 import yaml
 
 from pavane.cli.extras import UsageError
-from pavane.clients import DecodeOptions, Edge, Fidelity, Message, PrefillOptions, Workflow
+from pavane.clients import DecodeOptions, Edge, Fidelity, Parent, PrefillOptions
 from pavane.clients.calls import DECODE_OPTIONS, PREFILL_OPTIONS, decode_call, prefill_call
 from pavane.clients.sampling import derived_seed
+
+Handle = TypeVar("Handle", covariant=True)
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _EDGE_KEYS = ("id", "fidelity", "at", "as_encoded", "last")
@@ -35,6 +37,14 @@ _EDGE_KEYS = ("id", "fidelity", "at", "as_encoded", "last")
 
 class GraphError(UsageError):
     """What is wrong with a graph, and in which line."""
+
+
+class Caller(Protocol[Handle]):
+    """What takes calls and gives handles for them."""
+
+    def prefill(self, *parents: str | Parent, **options: Unpack[PrefillOptions]) -> Handle: ...
+
+    def decode(self, *parents: str | Parent, **options: Unpack[DecodeOptions]) -> Handle: ...
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,14 @@ class Graph:
     description: str
     nodes: tuple[Node, ...]
 
-    def submit(self, wf: Workflow) -> list[Message]:
-        """All calls at once. Handles in the graph's order."""
+    def submit(self, to: Caller[Handle]) -> list[Handle]:
+        """All calls at once, to a workflow or a draft. Handles in the graph's order."""
         handles = []
         for node in self.nodes:
             if node.prefill is not None:
-                handles.append(wf.prefill(*node.parents, **node.prefill))
+                handles.append(to.prefill(*node.parents, **node.prefill))
             elif node.decode is not None:
-                handles.append(wf.decode(*node.parents, **node.decode))
+                handles.append(to.decode(*node.parents, **node.decode))
         return handles
 
 

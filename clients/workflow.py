@@ -9,6 +9,7 @@ from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
 from pavane.clients.checks import INT32, duration, integer
+from pavane.clients.draft import Draft
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
 from pavane.clients.message import Message
@@ -152,6 +153,10 @@ class Workflow:
         """
         return tuple(self.decode(*parents, **one) for one in samples(n, options))
 
+    def draft(self) -> Draft:
+        """To put calls together without submitting them, and ask what they would cost."""
+        return Draft(self._plan, self._edges, self._new_id)
+
     async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
         ids = [edge.id for edge in self._edges(messages)]
@@ -245,6 +250,13 @@ class Workflow:
         request = pb.SubmitRequest(workflow_id=self.id, calls=[message.call for message in batch])
         answer = await self._transport.unary(self._transport.workflows.Submit, request, workflow=self.id)
         await self._watcher.cover(answer.cursor)
+
+    async def _plan(self, request: pb.PlanRequest) -> pb.PlanResponse:
+        if self._closed is not None:
+            raise self._closed
+        await self._submitter.drain()
+        request.submit.workflow_id = self.id
+        return await self._transport.unary(self._transport.workflows.Plan, request, workflow=self.id)
 
     def _begin_stream(self) -> None:
         for message in self._messages.values():
