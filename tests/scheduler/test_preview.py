@@ -12,8 +12,9 @@ from support.structure import structure
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Batch, StepResult
+from pavane.scheduler.cast import ASSUMED_TOKENS
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.preview import ASSUMED_TOKENS, Plan
+from pavane.scheduler.preview import Plan
 from pavane.scheduler.spec import CallSpec, Outcome, ParentSpec, Receipt
 
 SLOTS = 4000
@@ -190,7 +191,7 @@ def test_what_would_fail_later_is_said_for_each_call() -> None:
 
 
 def test_a_plan_that_would_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pavane.scheduler.preview.MAX_TOKENS", 100)
+    monkeypatch.setattr("pavane.scheduler.rehearsal.MAX_TOKENS", 100)
     h = roomy()
     plan(h, decode("d", [3], max_tokens=90))
     with pytest.raises(RequestError, match="more than 100 tokens") as caught:
