@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, Unpack
 
-from pavane.clients import DecodeOptions, Edge, Message, PrefillOptions, Workflow
+from pavane.clients import DecodeOptions, Edge, Parent, PrefillOptions
+
+Handle = TypeVar("Handle", covariant=True)
+
+
+class Caller(Protocol[Handle]):
+    """What takes calls and gives handles for them."""
+
+    def prefill(self, *parents: str | Parent, **options: Unpack[PrefillOptions]) -> Handle: ...
+
+    def decode(self, *parents: str | Parent, **options: Unpack[DecodeOptions]) -> Handle: ...
+
+    def group(self, *members: str | Parent, need: int, cancel_rest: bool = False, id: str | None = None) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -35,14 +48,14 @@ class Graph:
     nodes: tuple[Node, ...]
     groups: tuple[Choice, ...] = ()
 
-    def submit(self, wf: Workflow) -> list[Message]:
-        """All calls at once. Handles in the graph's order."""
+    def submit(self, to: Caller[Handle]) -> list[Handle]:
+        """All calls at once, to a workflow or a draft. Handles in the graph's order."""
         handles = []
         for node in self.nodes:
             if node.prefill is not None:
-                handles.append(wf.prefill(*node.parents, **node.prefill))
+                handles.append(to.prefill(*node.parents, **node.prefill))
             elif node.decode is not None:
-                handles.append(wf.decode(*node.parents, **node.decode))
+                handles.append(to.decode(*node.parents, **node.decode))
         for group in self.groups:
-            wf.group(*group.members, need=group.need, cancel_rest=group.cancel_rest, id=group.id)
+            to.group(*group.members, need=group.need, cancel_rest=group.cancel_rest, id=group.id)
         return handles

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "talk to a served model",
     "top": "watch a server work",
     "run": "run a graph of calls from a YAML file",
+    "plan": "what a graph of calls would cost; nothing runs",
     "bench": "measure",
 }
 
@@ -30,6 +31,7 @@ examples:
   pavane chat --system "You are brief."          talk to it
   pavane run debate.yaml --var problem="2+2?"    run a workflow, see what was reused
   pavane run debate.yaml --fidelity exact        the same as ordinary chat prompts
+  pavane plan debate.yaml                        what it would cost; nothing runs
   pavane top                                     calls, slots and reuse of a server, live
 
 `pavane COMMAND --help` explains one command.

@@ -32,6 +32,14 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pavane run`."""
+    add_graph_arguments(parser)
+    parser.add_argument("--priority", type=int, metavar="N", help="higher goes first within the namespace; default: 0")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="in which all calls must end; default: none")
+    parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
+
+
+def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which graph, with which variables, on which server."""
     names = ", ".join(sorted(path.name for path in EXAMPLES.glob("*.yaml")))
     parser.add_argument("graph", type=Path, help=f"a YAML file, or one of the examples: {names}")
     parser.add_argument("--var", action="append", default=[], metavar="NAME=VALUE", help="sets a variable of the file")
@@ -39,19 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fidelity", choices=("exact", "reuse"), help="of calls and edges that name none; default: reuse"
     )
     parser.add_argument("--seed", type=int, help="decodes without a seed get one derived from this and their id")
-    parser.add_argument("--priority", type=int, metavar="N", help="higher goes first within the namespace; default: 0")
-    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="in which all calls must end; default: none")
-    parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
     add_server_arguments(parser)
+
+
+def read_graph(args: argparse.Namespace) -> Graph:
+    """The graph that the arguments name. Raises UsageError."""
+    path: Path = args.graph
+    if not path.exists() and path.parent == Path() and (EXAMPLES / path.name).exists():
+        path = EXAMPLES / path.name
+    return load_graph(path, _variables(args.var), fidelity=args.fidelity, seed=args.seed)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the graph. Returns 0, or 1 if a call failed."""
-    path: Path = args.graph
-    if not path.exists() and path.parent == Path() and (EXAMPLES / path.name).exists():
-        path = EXAMPLES / path.name
     _check_opening(args)
-    graph = load_graph(path, _variables(args.var), fidelity=args.fidelity, seed=args.seed)
+    graph = read_graph(args)
     console = Console(highlight=False, stderr=args.json == "-")
     outcome = asyncio.run(_run(console, graph, args))
     show(console, graph, outcome)

@@ -3,6 +3,7 @@
 from pavane.clients.admin import Admin
 from pavane.clients.calls import DecodeOptions, PrefillOptions
 from pavane.clients.client import Client
+from pavane.clients.draft import Draft, Plan
 from pavane.clients.edges import Edge, Fidelity, Layout, Parent
 from pavane.clients.errors import (
     AlreadyExists,
@@ -35,6 +36,7 @@ __all__ = [
     "DeadlineExceeded",
     "DecodeOptions",
     "Delta",
+    "Draft",
     "Edge",
     "FailedPrecondition",
     "Fidelity",
@@ -48,6 +50,7 @@ __all__ = [
     "ParentUse",
     "PavaneError",
     "PermissionDenied",
+    "Plan",
     "PrefillOptions",
     "Receipt",
     "ResourceExhausted",

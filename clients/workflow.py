@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
+from pavane.clients.draft import Draft
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
 from pavane.clients.group import Group, group_message
@@ -165,6 +166,10 @@ class Workflow:
         self._submitter.add(group)
         return group
 
+    def draft(self) -> Draft:
+        """To put calls together without submitting them, and ask what they would cost."""
+        return Draft(self._plan, self._edges, self._new_id)
+
     async def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls, of groups all members, and, unless told otherwise, all below them. Returns the ids that were
         cancelled."""
@@ -246,6 +251,13 @@ class Workflow:
         calls = [one.call for one in batch if isinstance(one, Message)]
         groups = [one.group for one in batch if isinstance(one, Group)]
         await self._watcher.cover(await self._verbs.submit(calls, groups))
+
+    async def _plan(self, request: pb.PlanRequest) -> pb.PlanResponse:
+        if self._closed is not None:
+            raise self._closed
+        await self._submitter.drain()
+        request.submit.workflow_id = self.id
+        return await self._transport.unary(self._transport.workflows.Plan, request, workflow=self.id)
 
     def _begin_stream(self) -> None:
         for message in self._messages.values():

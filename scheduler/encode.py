@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pavane.cache import GraphCache, Node
-from pavane.scheduler.calls import Call
+from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.plan import Item, Sample, Step
 
 RUN = 32  # slots that a running decode takes at a time
@@ -15,23 +17,36 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
     lo = node.lo + node.filled
     first = cache.fill(node, count)
     item = step.add(call, node, lo, lo + count)
+    for receipt, name, tokens in charges(call, node, lo, count, first):
+        step.count(receipt, name, tokens)
+    step.count(call.workflow, "spent", first)
     decode = call.spec.decode
-    if node.context is call.span.node.context and node.lo >= call.span.lo:
+    if decode is not None and decode.one_pass and decode.logprobs and _own(call, node):
+        _score(call, item, lo - call.span.lo, count, step)
+    return item
+
+
+def charges(call: Call, node: Node, lo: int, count: int, first: int) -> Iterator[tuple[Call | Use, str, int]]:
+    """What it adds to the call's receipt, in which attribute of what, that it computes `count` tokens of `node`, those
+    from depth `lo` on; the last `first` of them never were computed before."""
+    assert call.span is not None
+    if _own(call, node):
         begin = lo - call.span.lo
         header = max(0, min(begin + count, call.own_visible) - max(begin + count - first, 0))
-        step.count(call, "fresh", min(header, first))
-        step.count(call, "reencoded", count - first)
-        if decode is not None and decode.one_pass and decode.logprobs:
-            _score(call, item, begin, count, step)
+        yield call, "fresh", min(header, first)
+        yield call, "reencoded", count - first
     elif node.context.signature is not None:  # BOS is never counted
         use = next((u for u in call.uses if any(n is node for n in u.span.upwards())), None)
         if use is not None:
-            step.count(use, "fresh", first)
-            step.count(call, "reencoded", count - first)
+            yield use, "fresh", first
+            yield call, "reencoded", count - first
         else:
-            step.count(call, "reencoded", count)
-    step.count(call.workflow, "spent", first)
-    return item
+            yield call, "reencoded", count
+
+
+def _own(call: Call, node: Node) -> bool:
+    assert call.span is not None
+    return node.context is call.span.node.context and node.lo >= call.span.lo
 
 
 def _score(call: Call, item: Item, begin: int, count: int, step: Step) -> None:

@@ -15,6 +15,7 @@ from time import monotonic
 from pavane.kernels.batch import Batch, Runner, StepResult
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.preview import Plan
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 
@@ -73,11 +74,22 @@ class Engine:
         self, namespace: str, workflow_id: str, specs: Sequence[CallSpec], groups: Sequence[GroupSpec] = ()
     ) -> list[str]:
         """The ids of the calls that are new."""
-        if self._draining:
-            raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
+        self._refuse_if_draining()
         fresh = self.scheduler.submit(namespace, workflow_id, specs, monotonic(), groups)
         self._changed()
         return fresh
+
+    def plan(
+        self,
+        namespace: str,
+        workflow_id: str,
+        specs: Sequence[CallSpec],
+        groups: Sequence[GroupSpec],
+        assumed: int | None,
+    ) -> Plan:
+        """What the calls would cost; see `Scheduler.plan`."""
+        self._refuse_if_draining()
+        return self.scheduler.plan(namespace, workflow_id, specs, monotonic(), groups, assumed=assumed)
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool) -> list[str]:
         cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())
@@ -182,6 +194,10 @@ class Engine:
         except TimeoutError:
             pass
         self._wake.clear()
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise RequestError(Reason.DRAINING, "the server is shutting down; send the calls to another one")
 
     def _changed(self) -> None:
         self._publish(self.scheduler.take_events())

@@ -81,23 +81,33 @@ class Graph:
         retry_after: float,
         admit: Callable[[Sequence[CallSpec]], None],
     ) -> tuple[list[Call], list[Group]]:
-        """Checks all of it, last by `admit`, then links what is new; returns that, parents before children. What was
-        submitted before with the same bytes is passed over."""
-        fresh = self._new(workflow, specs, groups)
-        ordered = self._ordered(workflow, fresh)
-        for spec in ordered:
-            if isinstance(spec, CallSpec):
-                self._check(spec)
-        self._check_count(workflow, len(ordered), retry_after)
-        admit([spec for spec in ordered if isinstance(spec, CallSpec)])
+        """Checks all of it, then links what is new; returns that, parents before children."""
         calls: list[Call] = []
         linked: list[Group] = []
-        for spec in ordered:
+        for spec in self.check(workflow, specs, groups, retry_after, admit):
             if isinstance(spec, CallSpec):
                 calls.append(self._link(workflow, spec, now))
             else:
                 linked.append(_link_group(workflow, spec))
         return calls, linked
+
+    def check(
+        self,
+        workflow: Workflow,
+        specs: Sequence[CallSpec],
+        groups: Sequence[GroupSpec],
+        retry_after: float,
+        admit: Callable[[Sequence[CallSpec]], None],
+    ) -> list[CallSpec | GroupSpec]:
+        """What is new, parents before children; RequestError if some of it cannot be accepted, which `admit` is asked
+        last. What was submitted before with the same bytes is passed over."""
+        ordered = self._ordered(workflow, self._new(workflow, specs, groups))
+        for spec in ordered:
+            if isinstance(spec, CallSpec):
+                self._check(spec)
+        self._check_count(workflow, len(ordered), retry_after)
+        admit([spec for spec in ordered if isinstance(spec, CallSpec)])
+        return ordered
 
     def _check_count(self, workflow: Workflow, count: int, retry_after: float) -> None:
         if len(workflow.digests) + count > self.limits.max_messages:

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from pavane.cache import GraphCache, Keep, Member, Node, Span
+from pavane.cache import Keep, Member, Node, Position, Span
+from pavane.cache.slots import SlotPool
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import ParentSpec
 
 
-def resolve(cache: GraphCache, call: Call, max_model_len: int) -> None:
+class Structure(Protocol):
+    """What resolving a call asks of the cache."""
+
+    pool: SlotPool
+
+    def position(self, namespace: str, visible: Sequence[Member], start: int) -> Position: ...
+
+    def extend(self, node: Node, tokens: Sequence[int]) -> Span: ...
+
+    def branch(self, node: Node, tokens: Sequence[int]) -> Span: ...
+
+    def retain(self, span: Span, level: Keep) -> None: ...
+
+
+def resolve(cache: Structure, call: Call, max_model_len: int) -> None:
     """Fills in `uses`, `visible`, `start`, `span`, `tokens` and `max_tokens`; retains the spans it sets.
 
     Raises RequestError if the context turns out too long for the model or for the pool; what is retained by then, the
@@ -65,7 +81,7 @@ def _edges(call: Call) -> Iterator[ParentSpec]:
                 offset = None
 
 
-def _own(cache: GraphCache, call: Call, max_model_len: int) -> None:
+def _own(cache: Structure, call: Call, max_model_len: int) -> None:
     decode = call.spec.decode
     if call.spec.copy_of is not None:
         call.tokens.extend(next(p for p in call.parents if p.id == call.spec.copy_of).tokens)
@@ -102,16 +118,20 @@ def _own(cache: GraphCache, call: Call, max_model_len: int) -> None:
 def inputs(call: Call) -> list[Span]:
     """What the call's own tokens read."""
     assert call.span is not None
-    node = call.span.node
-    spans = [member.span for member in node.context.members]
-    if call.span.lo:
-        first = call.span.nodes()[0]
+    return inputs_of(call.span)
+
+
+def inputs_of(span: Span) -> list[Span]:
+    """What computing `span` reads besides itself."""
+    spans = [member.span for member in span.node.context.members]
+    if span.lo:
+        first = span.nodes()[0]
         assert first.parent is not None
         spans.append(Span(first.parent, 0))
     return spans
 
 
-def _check_pool(cache: GraphCache, call: Call) -> None:
+def _check_pool(cache: Structure, call: Call) -> None:
     """The call needs all that it sees, and itself at its longest, in the pool at once."""
     decode = call.spec.decode
     seen = sum(len(node) for node in _distinct(inputs(call)))

@@ -24,6 +24,7 @@ from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.expiry import Expiry
 from pavane.scheduler.graph import Graph, Limits
 from pavane.scheduler.order import FirstCome, GraphOrder
+from pavane.scheduler.preview import Plan, preview
 from pavane.scheduler.readiness import Readiness
 from pavane.scheduler.spec import CallSpec, Closed, Event, Failure, GroupSpec, Outcome, Receipt, State
 from pavane.scheduler.states import States, because_of
@@ -118,10 +119,7 @@ class Scheduler:
     ) -> list[str]:
         """All or nothing; RequestError says what is wrong. The same calls and groups may be submitted again; returns
         the ids of the calls that are new."""
-        workflow = self.graph.workflow(namespace, workflow_id)
-        workflow.touched_at = now
-        if workflow.budget and workflow.spent >= workflow.budget:
-            raise _over_budget(workflow)
+        workflow = self._open_for_calls(namespace, workflow_id, now)
         fresh, linked = self.graph.submit(
             workflow, specs, groups, now, self._admission.retry_after(),
             lambda new: self._admission.calls(workflow, new, now),
@@ -210,6 +208,25 @@ class Scheduler:
         self._states.tell(workflow, Closed(workflow.total))
         return workflow.total
 
+    def plan(
+        self,
+        namespace: str,
+        workflow_id: str,
+        specs: Sequence[CallSpec],
+        now: float,
+        groups: Sequence[GroupSpec] = (),
+        *,
+        assumed: int | None = None,
+    ) -> Plan:
+        """What those of the calls that are new would cost if they were submitted now; nothing runs. RequestError as
+        from `submit`. See `preview`."""
+        workflow = self._open_for_calls(namespace, workflow_id, now)
+        fresh = self.graph.check(
+            workflow, specs, groups, self._admission.retry_after(),
+            lambda new: self._admission.calls(workflow, new, now),
+        )  # fmt: skip
+        return preview(self._states, workflow, fresh, assumed, now)
+
     def outcome(self, namespace: str, workflow_id: str, message_id: str, now: float) -> Outcome:
         workflow = self._touched(namespace, workflow_id, now)
         return self.graph.call(workflow, message_id).outcome(now)
@@ -274,6 +291,12 @@ class Scheduler:
         return self._expiry.next_deadline
 
     # ---- parts
+
+    def _open_for_calls(self, namespace: str, workflow_id: str, now: float) -> Workflow:
+        workflow = self._touched(namespace, workflow_id, now)
+        if workflow.budget and workflow.spent >= workflow.budget:
+            raise _over_budget(workflow)
+        return workflow
 
     def _touched(self, namespace: str, workflow_id: str, now: float) -> Workflow:
         workflow = self.graph.workflow(namespace, workflow_id)

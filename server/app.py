@@ -209,6 +209,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         end_token_ids=sorted(chat.end_ids),
     )
     admin = None
+    slot_bytes = _slot_bytes(loaded.config, config)
     if is_served(config.admin, config.host):
         limits = admin_pb2.Limits(
             running=config.max_num_seqs,
@@ -216,11 +217,10 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             unfinished=config.max_unfinished_calls,
             model_len=max_model_len,
         )
-        slot_bytes = _slot_bytes(loaded.config, config)
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     _give_back_memory()
-    workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl)
+    workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
     return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
 
 

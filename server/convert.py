@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.preview import Plan
 from pavane.scheduler.spec import (
     CallSpec,
     DecodeSpec,
@@ -60,6 +61,9 @@ class Converter:
         return request.ByteSize() > LONG_TEXT_BYTES or any(
             call.decode.sampling.WhichOneof("constraint") for call in request.calls
         )
+
+    def calls(self, request: pb.SubmitRequest) -> list[CallSpec]:
+        return [self.call(call) for call in request.calls]
 
     def call(self, call: pb.Call) -> CallSpec:
         check_id(call.id, "call id")
@@ -182,6 +186,20 @@ def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = Fal
 
 def failure_message(failure: Failure) -> pb.Error:
     return pb.Error(reason=failure.reason, text=failure.text, ids=failure.ids)
+
+
+def plan_message(plan: Plan, tokenizer: Tokenizer, slot_bytes: int) -> pb.PlanResponse:
+    """`slot_bytes`: K and V of one token in all layers."""
+    planned = [outcome_message(outcome, tokenizer, brief=True) for outcome in plan.calls]
+    for message in planned:
+        message.ClearField("text")
+    return pb.PlanResponse(
+        planned=planned,
+        total=receipt_message(plan.total),
+        peak_slots=plan.peak_slots,
+        kv_bytes_read=plan.slots_read * slot_bytes,
+        critical_path=plan.critical_path,
+    )
 
 
 def top_messages(places: Iterable[Top]) -> list[pb.TopLogprobs]:

@@ -13,7 +13,7 @@ from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.spec import CallSpec
-from pavane.server.convert import Converter, group_spec, outcome_message, receipt_message
+from pavane.server.convert import Converter, group_spec, outcome_message, plan_message, receipt_message
 from pavane.server.fields import check_id, check_namespace, seconds
 from pavane.server.journal import Journal, Journals, Key
 from pavane.server.text.tokenizer import Tokenizer
@@ -25,13 +25,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class WorkflowService(rpc.WorkflowServiceServicer):
     def __init__(
-        self, engine: Engine, journals: Journals, converter: Converter, tokenizer: Tokenizer, default_ttl: float
+        self,
+        engine: Engine,
+        journals: Journals,
+        converter: Converter,
+        tokenizer: Tokenizer,
+        default_ttl: float,
+        slot_bytes: int,
     ) -> None:
+        """`default_ttl` in seconds; `slot_bytes`: K and V of one token in all layers."""
         self._engine = engine
         self._journals = journals
         self._converter = converter
         self._tokenizer = tokenizer
         self._default_ttl = default_ttl
+        self._slot_bytes = slot_bytes
 
     async def OpenWorkflow(self, request: pb.OpenWorkflowRequest, context: Context) -> pb.OpenWorkflowResponse:
         key = _key(request.workflow_id, context)
@@ -118,14 +126,18 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             next_page_token=str(page[-1][0]) if len(found) > size else "",
         )
 
+    async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.PlanResponse:
+        key = _key(request.submit.workflow_id, context)
+        assumed = request.assumed_tokens if request.HasField("assumed_tokens") else None
+        if assumed == 0:
+            raise RequestError(Reason.INVALID_REQUEST, "assumed_tokens is 0; an answer has at least 1, or leave it out")
+        groups = [group_spec(group) for group in request.submit.groups]
+        plan = self._engine.plan(*key, await self._specs(request.submit), groups, assumed)
+        return plan_message(plan, self._tokenizer, self._slot_bytes)
+
     async def _submit(self, key: Key, request: pb.SubmitRequest) -> tuple[int, list[str]]:
         """The cursor after which the events of these calls are, and the ids of those that are new."""
-        if not request.calls and not request.groups:
-            raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
-        if self._converter.slow(request):
-            specs = await asyncio.to_thread(self._specs, request)
-        else:
-            specs = self._specs(request)
+        specs = await self._specs(request)
         groups = [group_spec(group) for group in request.groups]
         self._engine.check_open(*key)
         journal = self._journals.open(key)
@@ -140,8 +152,12 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             journal.withdraw(unknown.keys() - accepted)
         return journal.before(spec.id for spec in specs), accepted
 
-    def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
-        return [self._converter.call(call) for call in request.calls]
+    async def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
+        if not request.calls and not request.groups:
+            raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
+        if self._converter.slow(request):
+            return await asyncio.to_thread(self._converter.calls, request)
+        return self._converter.calls(request)
 
     def _known(self, key: Key, ids: Iterable[str]) -> Journal:
         """The journal; RequestError if one of the messages never was, or was released."""

@@ -1359,6 +1359,75 @@ class ListMessagesResponse(google.protobuf.message.Message):
 global___ListMessagesResponse = ListMessagesResponse
 
 @typing.final
+class PlanRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBMIT_FIELD_NUMBER: builtins.int
+    ASSUMED_TOKENS_FIELD_NUMBER: builtins.int
+    assumed_tokens: builtins.int
+    """How long answers are taken to be whose tokens are not forced, at most their max_tokens; unset: max_tokens, and 256
+    where there is none.
+    """
+    @property
+    def submit(self) -> global___SubmitRequest: ...
+    def __init__(
+        self,
+        *,
+        submit: global___SubmitRequest | None = ...,
+        assumed_tokens: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_assumed_tokens", b"_assumed_tokens", "assumed_tokens", b"assumed_tokens", "submit", b"submit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_assumed_tokens", b"_assumed_tokens", "assumed_tokens", b"assumed_tokens", "submit", b"submit"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_assumed_tokens", b"_assumed_tokens"]) -> typing.Literal["assumed_tokens"] | None: ...
+
+global___PlanRequest = PlanRequest
+
+@typing.final
+class PlanResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLANNED_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    PEAK_SLOTS_FIELD_NUMBER: builtins.int
+    KV_BYTES_READ_FIELD_NUMBER: builtins.int
+    CRITICAL_PATH_FIELD_NUMBER: builtins.int
+    peak_slots: builtins.int
+    """What follows is of all unfinished calls of the workflow, from now on.
+    the most slots at one time with what they read and compute, if nothing of it is evicted
+    """
+    kv_bytes_read: builtins.int
+    """K and V of the distinct slots that a step reads, summed over the steps"""
+    @property
+    def planned(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:
+        """The calls that are new, parents first, as they will have ended: DONE or FAILED, with start, finish, error and a receipt
+        without times; no text and no tokens. Finish LENGTH: the number of generated tokens is assumed. The receipts come true,
+        call by call, if that many are generated (and are not, by chance, what is encoded already), steps have room for all
+        that is ready, and nothing is evicted meanwhile.
+        """
+
+    @property
+    def total(self) -> global___Receipt:
+        """of these calls"""
+
+    @property
+    def critical_path(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """the chain of calls with the longest estimated work, parents first"""
+
+    def __init__(
+        self,
+        *,
+        planned: collections.abc.Iterable[global___Message] | None = ...,
+        total: global___Receipt | None = ...,
+        peak_slots: builtins.int = ...,
+        kv_bytes_read: builtins.int = ...,
+        critical_path: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["total", b"total"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["critical_path", b"critical_path", "kv_bytes_read", b"kv_bytes_read", "peak_slots", b"peak_slots", "planned", b"planned", "total", b"total"]) -> None: ...
+
+global___PlanResponse = PlanResponse
+
+@typing.final
 class GetServerInfoRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

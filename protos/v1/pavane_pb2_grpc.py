@@ -84,6 +84,11 @@ class WorkflowServiceStub(object):
                 request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/pavane.v1.WorkflowService/Plan',
+                request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.SerializeToString,
+                response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -158,6 +163,14 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Plan(self, request, context):
+        """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
+        call would fail of later is in its message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -210,6 +223,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesRequest.FromString,
                     response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.FromString,
+                    response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -482,6 +500,33 @@ class WorkflowService(object):
             '/pavane.v1.WorkflowService/ListMessages',
             pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesRequest.SerializeToString,
             pavane_dot_protos_dot_v1_dot_pavane__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pavane.v1.WorkflowService/Plan',
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.SerializeToString,
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,6 +88,14 @@ class WorkflowServiceStub:
         pavane.protos.v1.pavane_pb2.ListMessagesResponse,
     ]
 
+    Plan: grpc.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.PlanRequest,
+        pavane.protos.v1.pavane_pb2.PlanResponse,
+    ]
+    """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
+    call would fail of later is in its message.
+    """
+
 class WorkflowServiceAsyncStub:
     OpenWorkflow: grpc.aio.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.OpenWorkflowRequest,
@@ -148,6 +156,14 @@ class WorkflowServiceAsyncStub:
         pavane.protos.v1.pavane_pb2.ListMessagesRequest,
         pavane.protos.v1.pavane_pb2.ListMessagesResponse,
     ]
+
+    Plan: grpc.aio.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.PlanRequest,
+        pavane.protos.v1.pavane_pb2.PlanResponse,
+    ]
+    """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
+    call would fail of later is in its message.
+    """
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -229,6 +245,16 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: pavane.protos.v1.pavane_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> typing.Union[pavane.protos.v1.pavane_pb2.ListMessagesResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.ListMessagesResponse]]: ...
+
+    @abc.abstractmethod
+    def Plan(
+        self,
+        request: pavane.protos.v1.pavane_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pavane.protos.v1.pavane_pb2.PlanResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.PlanResponse]]:
+        """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
+        call would fail of later is in its message.
+        """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

@@ -225,6 +225,27 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
             if cursor == len(workflow.events):
                 await workflow.changed.wait()
 
+    async def Plan(self, request, context):
+        workflow = await self.find(context, request.submit.workflow_id)
+        answer = pb.PlanResponse(peak_slots=1234, kv_bytes_read=5_600_000)
+        for call in request.submit.calls:
+            if call.id in workflow.calls:
+                continue
+            message = answer.planned.add(id=call.id, state=pb.STATE_DONE)
+            if call.id in self.fail:
+                message.state = pb.STATE_FAILED
+                message.error.CopyFrom(pb.Error(reason="NEVER_FITS", text="it needs more slots than there are"))
+                continue
+            message.receipt.reused_in_place = 10 * len(call.parents)
+            message.receipt.encoded = 1
+            if call.HasField("decode"):
+                message.finish = pb.FINISH_REASON_LENGTH
+                message.receipt.generated = request.assumed_tokens or call.decode.sampling.max_tokens or 256
+        answer.critical_path.extend([request.submit.calls[0].id, request.submit.calls[-1].id])
+        for name in ("reused_in_place", "encoded", "generated"):
+            setattr(answer.total, name, sum(getattr(m.receipt, name) for m in answer.planned))
+        return answer
+
     async def Cancel(self, request, context):
         workflow = await self.find(context, request.workflow_id)
         ids = [i for named in request.ids for i in workflow.groups.get(named, pb.Group(members=[named])).members]
