@@ -187,6 +187,7 @@ class Workflow:
     ttl: float  # seconds
     opened_at: float
     touched_at: float
+    busy_since: float = 0.0  # since when it has had unfinished calls
     priority: int = 0  # within its tenant, higher first
     deadline: float | None = None  # for all of its calls
     idle: bool = False  # waits for a person or a tool

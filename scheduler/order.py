@@ -1,7 +1,7 @@
 """In which order waiting calls start, and which running ones give way.
 
-`FirstCome` goes by arrival of the call. `GraphOrder` knows the graph: the tenant that was served least, for its weight,
-comes first; of a tenant's workflows the one with the highest priority, then the one with the least work left, ageing
+`FirstCome` goes by when a call became ready. `GraphOrder` knows the graph: the tenant that was served least, for its
+weight, comes first; of a tenant's workflows the one with the highest priority, then the one with the least work left, ageing
 counted; of a workflow's calls the one with the longest chain below it. (Longest chain first between workflows would be
 longest job first.)
 """
@@ -17,7 +17,7 @@ from pavane.scheduler.tenants import Tenant, Tenants
 
 Key = tuple[float, ...]
 
-AGEING = 400.0  # work that a workflow may have more for each second that it came earlier
+AGEING = 400.0  # work that a workflow may have more for each second that it has been busy longer
 
 
 class Order(Protocol):
@@ -54,17 +54,18 @@ class Order(Protocol):
 
 
 class FirstCome:
-    """By arrival of the call. Calls of tenants at their bound of running ones stand aside."""
+    """By when the call became ready: the arrival, for an engine that is sent calls one by one. Calls of tenants at their
+    bound of running ones stand aside."""
 
     fair = False
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, Call]] = []
-        self._aside: dict[Tenant, list[tuple[int, Call]]] = {}
+        self._heap: list[tuple[Key, Call]] = []
+        self._aside: dict[Tenant, list[tuple[Key, Call]]] = {}
         self._waiting = 0
 
     def push(self, call: Call) -> None:
-        heapq.heappush(self._heap, (call.serial, call))
+        heapq.heappush(self._heap, (self.key(call), call))
         self._waiting += 1
 
     def remove(self, call: Call) -> None:
@@ -85,7 +86,7 @@ class FirstCome:
         return None
 
     def key(self, call: Call) -> Key:
-        return (call.serial,)
+        return (call.ready_at or 0.0, call.serial)
 
     def raised(self, call: Call) -> None:
         pass
@@ -163,7 +164,7 @@ class GraphOrder:
 
     def _place(self, workflow: Workflow) -> Key:
         # Work left minus ageing * age; what is the same for all at a time is left out, so that it need not change.
-        return (-workflow.priority, workflow.work + self._ageing * workflow.opened_at)
+        return (-workflow.priority, workflow.work + self._ageing * workflow.busy_since)
 
     def _offer(self, tenant: Tenant) -> None:
         if tenant.name not in self._offered:

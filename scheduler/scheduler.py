@@ -120,6 +120,8 @@ class Scheduler:
         """All or nothing; RequestError says what is wrong. The same calls and groups may be submitted again; returns
         the ids of the calls that are new."""
         workflow = self._open_for_calls(namespace, workflow_id, now)
+        if workflow.unfinished == 0:
+            workflow.busy_since = now
         fresh, linked = self.graph.submit(
             workflow, specs, groups, now, self._admission.retry_after(),
             lambda new: self._admission.calls(workflow, new, now),
