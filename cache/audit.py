@@ -113,8 +113,8 @@ def _check_node(cache: GraphCache, node: Node) -> None:
 
 
 def _check_order(idle: Idle, nodes: set[Node]) -> None:
-    order = list(idle)
     same("ranks", idle.ranks, sorted(idle.buckets))
+    order = list(idle)
     same("empty buckets", [rank for rank, bucket in idle.buckets.items() if not bucket], [])
     same("nodes in the order of eviction", (len(order), set(order)), (len(nodes), nodes))
     for rank, bucket in idle.buckets.items():

@@ -1,9 +1,9 @@
 """In which order waiting calls start, and which running ones give way.
 
 `FirstCome` goes by when a call became ready. `GraphOrder` knows the graph: the tenant that was served least, for its
-weight, comes first; of a tenant's workflows the one with the highest priority, then the one with the least work left, ageing
-counted; of a workflow's calls the one with the longest chain below it. (Longest chain first between workflows would be
-longest job first.)
+weight, comes first; of a tenant's workflows the one with the highest priority, then the one with the least work left,
+ageing counted; of a workflow's calls the one with the longest chain below it. (Longest chain first between workflows
+would be longest job first.)
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Order(Protocol):
 
 
 class FirstCome:
-    """By when the call became ready: the arrival, for an engine that is sent calls one by one. Calls of tenants at their
-    bound of running ones stand aside."""
+    """By when the call became ready: its arrival, for an engine that is sent calls one by one. Calls of tenants at
+    their bound of running ones stand aside."""
 
     fair = False
 

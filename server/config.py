@@ -52,7 +52,8 @@ class ServerConfig:
     max_num_batched_tokens: int = _flag(512, "tokens that one step encodes, at most")
     scheduling_policy: str = _flag(
         "graph",
-        "what runs first: graph weighs tenants, priorities and what is left of each workflow; fcfs goes by when a call became ready",
+        "what runs first: graph weighs tenants, priorities and what is left of each workflow; fcfs goes by when a call "
+        "became ready",
         POLICIES,
     )
     max_unfinished_calls: int = _flag(
