@@ -67,7 +67,7 @@ class BatchMaker:
             items.append(Item(call, item.tail, item.lo + 1, item.hi + 1, row))
             samples.append(Sample(call, items[-1], sample.depth + 1, sample.index + 1, forced))
         slots = _slots(items)
-        if slots is None or (slots != last.slots + 1).any():
+        if slots is None:
             return None
         batch = self._next(last, slots, samples)
         return Ahead(replace(batch, previous=np.arange(len(items), dtype=np.int32)), tuple(items))
@@ -91,8 +91,6 @@ class BatchMaker:
                 return None
         slots = _slots(items)
         assert slots is not None
-        if (slots != last.slots + 1).any():  # another extent begins
-            return None
         for row, item in enumerate(items):
             item.first_row = row
         tokens = np.array([item.tail.tokens[item.lo - item.tail.lo] for item in items], dtype=np.int32)
@@ -101,14 +99,20 @@ class BatchMaker:
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""
-        causal = np.flatnonzero(last.own)
-        extents = last.extents.copy()
-        extents[last.extent_indptr[causal + 1] - 1, 1] += 1
+        ends = last.extent_indptr[np.flatnonzero(last.own) + 1]  # of the causal segments, one for each row
+        longer = slots == last.slots + 1
+        extents, indptr = last.extents.copy(), last.extent_indptr
+        extents[ends[longer] - 1, 1] += 1
+        if not longer.all():  # another extent begins
+            new = np.stack([slots[~longer], np.ones(int((~longer).sum()), dtype=np.int32)], axis=1)
+            extents = np.insert(extents, ends[~longer], new, axis=0)
+            indptr = (indptr + np.searchsorted(ends[~longer], indptr, side="right")).astype(np.int32)
         return replace(
             last,
             positions=last.positions + 1,
             slots=slots,
             extents=extents,
+            extent_indptr=indptr,
             samples=make_samples(samples, self._text),
         )
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from pavane.cli.graph import load_graph
+from pavane.cli.graph_file import load_graph
 from pavane.cli.plan import show, tree
 from pavane.cli.run import EXAMPLES
 from pavane.clients import Plan, Receipt, Result, ServerInfo

@@ -32,7 +32,7 @@ REASONS = {
     Reason.CONTEXT_TOO_LONG,
     Reason.NEVER_FITS,
 }
-# Why a submission may be refused: over the budget, a parent that was released, or what cannot fit by itself.
+# Why a submission may be refused: over the budget, a parent that was released, what cannot fit by itself, too late.
 REFUSALS = {
     Reason.NOT_A_DECODE,
     Reason.NOT_STARTED,
@@ -40,6 +40,8 @@ REFUSALS = {
     Reason.UNKNOWN_MESSAGE,
     Reason.NEVER_FITS,
     Reason.CONTEXT_TOO_LONG,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.DEADLINE_HOPELESS,
 }
 
 
