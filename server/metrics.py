@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pavane.cache import Tier
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import Ended, Event, State, TokensAdded
+from pavane.scheduler.spec import Ended, Event, Restarted, State, TokensAdded
 
 _LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _STEP = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -63,6 +63,8 @@ class Metrics:
                 self._last_token[(key, event.id)] = now
                 if last is not None:
                     self._inter_token.observe(now - last)
+            elif isinstance(event, Restarted):
+                self._last_token.pop((key, event.id), None)
             elif isinstance(event, Ended):
                 self._last_token.pop((key, event.id), None)
                 self._end(event)
