@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROTO_VENV := .venv-protos
-MYPY_FLOOR := 140
+MYPY_FLOOR := 200
 
 .PHONY: demo test check serve bench protos clean
 

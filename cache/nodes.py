@@ -211,10 +211,11 @@ class Context:
     """Which encodings are visible, at which placement relative to `start`, where the paths of the tree begin.
 
     Offsets are in the frame of the call that opened the context; a later call with an equal context computes in this
-    same frame, shifted. `visible` counts the tokens of its members.
+    same frame, shifted. `visible` counts the tokens of its members, `segments` the frames in which they stand, and what
+    it sees at its own place.
     """
 
-    __slots__ = ("key", "members", "namespace", "root", "signature", "start", "visible")
+    __slots__ = ("key", "members", "namespace", "root", "segments", "signature", "start", "visible")
 
     def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
         self.namespace = namespace
@@ -223,12 +224,8 @@ class Context:
         self.members = members
         self.signature = signature
         self.visible = sum(member.span.length for member in members)
+        self.segments = 1 + len({member.delta for member in members} - {0})
         self.root = Node(self, None, 0, array("i"))
-
-    @property
-    def segments(self) -> int:
-        """In how many frames its members stand, and what it sees at its own place."""
-        return 1 + len({member.delta for member in self.members} - {0})
 
 
 class Position(NamedTuple):
