@@ -551,7 +551,8 @@ class Call(google.protobuf.message.Message):
     """default of the edges; a Prefill with EXACT here computes nothing until it is read"""
     max_attempts: builtins.int
     """How often a failure of its own (a failed step, logits that are no numbers, no token that may come next) lets it begin
-    again before it counts as failed; each attempt has a seed of its own, derived from the one before. 0 is 1, at most 16.
+    again before it counts as failed; a step that failed goes on where it was; a content with no way on begins again, with a
+    seed that follows from the last. 0 is 1, at most 16.
     """
     @property
     def prefill(self) -> global___Prefill: ...
