@@ -10,6 +10,7 @@
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
   pavane bench memory                                     resident size, at start and after 1,000 calls
+  pavane bench pressure                                   what a pool of a third of the need does to answers
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
 Each starts the servers it needs on free ports and stops them. Ratios within one run are what to look at. A bar that is
@@ -32,7 +33,7 @@ from pavane.bench.server_process import ServerFailed
 from pavane.bench.stats import NoMeasurement
 
 ALL = "all"
-ALONE = ("stream", "memory", "sched")  # they start servers of their own, if any
+ALONE = ("stream", "memory", "pressure", "sched")  # they start servers of their own, if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
