@@ -88,11 +88,11 @@ class NativeDecoder:
         self._planner = planner
         self._forward = self._planner.native.pavane_forward
         pointer = ctypes.c_void_p
-        several = [ctypes.c_int, pointer, pointer]  # how many rows, which, and what is wanted of them
-        self._forward.argtypes = [pointer, pointer, pointer, *several, *several]
+        count = ctypes.c_int
+        self._forward.argtypes = [pointer, pointer, pointer, count, pointer, pointer, count, pointer, pointer]
         self._forward.restype = ctypes.c_int
         self._head = self._planner.native.pavane_head
-        self._head.argtypes = [pointer, *several]
+        self._head.argtypes = [pointer, count, pointer, pointer]
         self._head.restype = ctypes.c_int
         self._alive = (tuple(layers), embedding, norm, head)
         self._store = store

@@ -35,7 +35,7 @@ def score(head: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, sc
         top_tokens[chunk] = own.argmax(dim=1)
         compared = bool((wanted >= 0).any())
         reference = head(kept_states[wanted.clamp(min=0)]) if compared else own
-        for rows in torch.arange(len(own)).split(EXACT_ROWS):
+        for rows in torch.split(torch.arange(len(own)), EXACT_ROWS):
             log_p = own[rows].double().log_softmax(dim=1)
             logprobs[first + rows] = log_p.gather(1, tokens[first + rows, None])[:, 0].float()
             if compared:

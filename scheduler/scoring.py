@@ -183,7 +183,8 @@ class Scoring:
 
     def _pass(self, edges: Fidelities) -> Pass:
         n = len(self._tokens)
-        return Pass(self, edges, *(np.zeros(n, dtype=kind) for kind in (np.float32, np.int32, np.float32)))
+        zeros = np.zeros(n, dtype=np.float32)
+        return Pass(self, edges, zeros, np.zeros(n, dtype=np.int32), zeros.copy())
 
     def _receipt(self, now: float) -> Receipt:
         total = Receipt()

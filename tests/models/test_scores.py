@@ -53,9 +53,7 @@ def test_scores_are_those_of_the_logits(backend: str, count: int) -> None:
     assert second is not None
     next_right = torch.tensor(right)[torch.tensor(rows) + 1]
     assert np.abs(second.logprobs - log_r.gather(1, next_right[:, None])[:, 0].numpy()).max() < 2e-5
-    np.testing.assert_allclose(
-        second.kl, (log_l.exp() * (log_l - log_r)).sum(dim=1).numpy(), rtol=1e-3, atol=1e-5
-    )
+    np.testing.assert_allclose(second.kl, (log_l.exp() * (log_l - log_r)).sum(dim=1).numpy(), rtol=1e-3, atol=1e-5)
     assert np.array_equal(second.top_tokens, log_r.argmax(dim=1).numpy())
     assert second.states.shape == (0, CONFIG.hidden_size)
     again = runner.execute(scored(chat_batch([left], [0]), rows, first.states)).scored

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.graphs import TOKENS, graphs
 from support.harness import BACKENDS, Harness, decode, digest, prefill, tiny_runner
 from support.oracle import GraphOracle
+from support.scoring import check_score
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels.batch import Batch, StepResult
@@ -27,44 +28,6 @@ FORCED = (5, 9, 4, 7)
 
 def harness(slots: int = 600, **fields: object) -> Harness:
     return Harness(tiny_runner(CONFIG, WEIGHTS, slots), slots, **fields)  # type: ignore[arg-type]
-
-
-class Told:
-    """What the oracle says of a call, with other edges EXACT than it asked for."""
-
-    def __init__(self, oracle: GraphOracle, spec: CallSpec, exact: tuple[bool, ...]) -> None:
-        edges = tuple(replace(edge, exact=flag) for edge, flag in zip(spec.parents, exact, strict=True))
-        told = oracle.add(replace(spec, id="told", parents=edges))
-        begin, end = told.content
-        self.log_p = told.encoding.logits[begin - 1 : end - 1].log_softmax(dim=-1)
-        self.logprobs = self.log_p.gather(1, torch.tensor(told.tokens[begin:end])[:, None])[:, 0]
-
-    def kl(self, other: "Told") -> torch.Tensor:
-        """KL(self || other) by token."""
-        return (self.log_p.exp() * (self.log_p - other.log_p)).sum(dim=-1)
-
-
-def check(score: Score, oracle: GraphOracle, spec: CallSpec, against_exact: bool) -> None:
-    edges = tuple(edge.exact for edge in spec.parents)
-    own = Told(oracle, spec, edges)
-    reference = Told(oracle, spec, (against_exact,) * len(edges))
-    near(score.logprobs, own.logprobs)
-    near(score.against_logprobs, reference.logprobs)
-    near(score.kl, reference.kl(own))
-    assert score.tokens == spec.decode.forced  # type: ignore[union-attr]
-    same = own.log_p.argmax(dim=-1) == reference.log_p.argmax(dim=-1)
-    assert score.top1_agreement == pytest.approx(float(same.double().mean()))
-    assert [name for name, _ in score.kl_by_parent] == [edge.id for edge in spec.parents if not edge.exact]
-    for i, edge in enumerate(spec.parents):
-        if not edge.exact:
-            mended = Told(oracle, spec, (*edges[:i], True, *edges[i + 1 :]))
-            wanted = (reference.kl(own) - reference.kl(mended)).mean()
-            assert dict(score.kl_by_parent)[edge.id] == pytest.approx(float(wanted), abs=1e-4)
-
-
-def near(got: tuple[float, ...], wanted: torch.Tensor) -> None:
-    assert len(got) == len(wanted)
-    assert (torch.tensor(got, dtype=torch.float64) - wanted).abs().max() < 1e-4
 
 
 @given(
@@ -108,7 +71,7 @@ def test_scores_of_random_graphs_equal_the_oracle(
     for spec, scores in asked:
         (score,) = scores
         assert score.failure is None
-        check(score, oracle, spec, against_exact)
+        check_score(score, oracle, spec, against_exact, 1e-4)
 
 
 def one(scores: list[Score]) -> Score:
