@@ -125,7 +125,7 @@ def test_only_who_asks_pays() -> None:
         assert batch.watched is not None
         assert len(batch.watched) == 1
         harness.scheduler.commit(harness.runner.execute(batch), harness.now)
-    # Three calls read `long` together, and what the others are, which is one encoding moved by three distances, and each
+    # Three calls read `long` together, and the other parents, which are one encoding moved by three distances, and each
     # its own tokens; the fourth reads four parents and its own.
     assert sizes == {1 + 1 + 3 + 4 + 1}
     harness.run()
