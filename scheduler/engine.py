@@ -17,6 +17,7 @@ from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.preview import Plan
 from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.scoring import Score, ScoreSpec
 from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,24 @@ class Engine:
         """What the calls would cost; see `Scheduler.plan`."""
         self._refuse_if_draining()
         return self.scheduler.plan(namespace, workflow_id, specs, monotonic(), groups, assumed=assumed)
+
+    async def score(self, namespace: str, workflow_id: str, spec: ScoreSpec) -> Score:
+        """See `Scheduler.score`; cancelling the task cancels the score."""
+        self._refuse_if_draining()
+        result: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
+
+        def done(score: Score) -> None:
+            if not result.done():
+                result.set_result(score)
+
+        scoring = self.scheduler.score(namespace, workflow_id, spec, monotonic(), done)
+        self._changed()
+        try:
+            return await result
+        finally:
+            if not result.done() or result.cancelled():
+                self.scheduler.cancel_score(scoring, monotonic())
+                self._changed()
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool) -> list[str]:
         cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())
