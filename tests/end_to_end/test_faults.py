@@ -6,6 +6,7 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -20,15 +21,34 @@ from pavane.server.app import RUNNER_HANGS
 FAULTY = (str(Path(__file__).with_name("faulty_server.py")),)
 
 
-@pytest.fixture
-def fault(tmp_path: Path) -> Path:
-    return tmp_path / "fault"
+@dataclass(frozen=True)
+class Fault:
+    """The file that tells the runner what to do in its next step."""
+
+    file: Path
+
+    def order(self, what: str) -> None:
+        self.file.write_text(what)
+
+    async def begun(self) -> None:
+        await asyncio.to_thread(self._wait)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.fixture
-def server(fault: Path) -> Iterator[ServerProcess]:
+def fault(tmp_path: Path) -> Fault:
+    return Fault(tmp_path / "fault")
+
+
+@pytest.fixture
+def server(fault: Fault) -> Iterator[ServerProcess]:
     flags = ("--dtype", "bfloat16", "--num-slots", "4096", "--step-timeout", "2", "--log-level", "info")
-    server = ServerProcess(*flags, start=FAULTY, FAULT=str(fault))
+    server = ServerProcess(*flags, start=FAULTY, FAULT=str(fault.file))
     try:
         yield server.wait_ready()
     finally:
@@ -46,13 +66,13 @@ def probe(server: ServerProcess, path: str) -> tuple[int, str]:
             return error.code, error.read().decode().strip()
 
 
-async def test_a_step_that_raises_fails_its_calls_only(server: ServerProcess, fault: Path) -> None:
+async def test_a_step_that_raises_fails_its_calls_only(server: ServerProcess, fault: Fault) -> None:
     async with grpc.aio.insecure_channel(server.target) as channel:
         wire = Wire(channel, "w")
         await wire.open()
         await wire.submit(prefill("q", "Hello."), decode("a", ["q"], max_tokens=LONG))
         await running(wire, "a", 3)
-        fault.write_text("raise")
+        fault.order("raise")
         story = await wire.ended("a")
         assert story["a"].message.state == pb.STATE_FAILED
         assert story["a"].message.error.reason == "RUNNER_FAILED"
@@ -63,16 +83,15 @@ async def test_a_step_that_raises_fails_its_calls_only(server: ServerProcess, fa
         await wire.close()
 
 
-async def test_a_late_step_is_no_fault(server: ServerProcess, fault: Path) -> None:
+async def test_a_late_step_is_no_fault(server: ServerProcess, fault: Fault) -> None:
     """While the runner computes for long, requests and probes are answered, and deadlines hold."""
     async with grpc.aio.insecure_channel(server.target) as channel:
         wire = Wire(channel, "w")
         await wire.open()
         await wire.submit(prefill("q", "Hello."), decode("a", ["q"], max_tokens=40))
         await running(wire, "a", 3)
-        fault.write_text("late")
-        while fault.exists():
-            await asyncio.sleep(0.01)
+        fault.order("late")
+        await fault.begun()
         began = time.monotonic()
         assert (await wire.get("a")).state == pb.STATE_RUNNING
         assert probe(server, "/livez") == (200, "alive")
@@ -82,7 +101,7 @@ async def test_a_late_step_is_no_fault(server: ServerProcess, fault: Path) -> No
         await wire.close()
 
 
-async def test_a_runner_that_hangs_ends_the_server(server: ServerProcess, fault: Path) -> None:
+async def test_a_runner_that_hangs_ends_the_server(server: ServerProcess, fault: Fault) -> None:
     """Everybody is told, health is, and the process exits with a status of its own."""
     async with grpc.aio.insecure_channel(server.target) as channel:
         wire = Wire(channel, "w")
@@ -91,7 +110,7 @@ async def test_a_runner_that_hangs_ends_the_server(server: ServerProcess, fault:
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
         run = wire.run(prefill("q", "Hello."), decode("a", ["q"], max_tokens=LONG), decode("b", ["a"]))
         story = await read(run, until=lambda story: "a" in story.calls and bool(story["a"].deltas))
-        fault.write_text("hang")
+        fault.order("hang")
         began = time.monotonic()
         await read(run, story=story)
         assert 1.5 < time.monotonic() - began < 10
