@@ -45,14 +45,16 @@ from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
+from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
 from pavane.server import call_log
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
-from pavane.server.interceptor import ErrorInterceptor
 from pavane.server.journal import Journals
+from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
+from pavane.server.reload import run_all
 from pavane.server.service import ModelService, WorkflowService
 from pavane.server.tenants_file import read_tenants
 from pavane.server.text.chat_choice import choose_chat_format
@@ -88,6 +90,7 @@ class Server:
     _health: health.aio.HealthServicer
     _engine_task: asyncio.Task[None]
     _metrics_server: Any
+    _reloading: asyncio.Task[None]
 
     async def run_until_signal(self) -> None:
         """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
@@ -120,6 +123,7 @@ class Server:
             task.cancel()
         await asyncio.gather(drain, skip, return_exceptions=True)
         await self.engine.stop()
+        self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
@@ -130,7 +134,8 @@ class Server:
 async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
     _check_address(config)
-    tenants = read_tenants(Path(config.tenants)) if config.tenants else None
+    tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
+    listener = Listener(config, tenants)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -210,7 +215,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     )
     admin = None
     slot_bytes = _slot_bytes(loaded.config, config)
-    if is_served(config.admin, config.host):
+    if is_served(config):
         limits = admin_pb2.Limits(
             running=config.max_num_seqs,
             step_tokens=config.max_num_batched_tokens,
@@ -221,7 +226,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     del loaded
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
+    return await _listen(listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
 
 
 def _digest(loaded: LoadedModel) -> bytes:
@@ -303,6 +308,7 @@ def _check_address(config: ServerConfig) -> None:
 
 
 async def _listen(
+    listener: Listener,
     config: ServerConfig,
     engine: Engine,
     metrics: Metrics,
@@ -310,17 +316,7 @@ async def _listen(
     models: ModelService,
     admin: AdminService | None,
 ) -> Server:
-    size = config.max_message_mb * 2**20
-    server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
-        options=[
-            ("grpc.max_receive_message_length", size),
-            ("grpc.max_send_message_length", size),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    server = listener.server()
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
     services: tuple[str, ...] = SERVICES
@@ -330,7 +326,7 @@ async def _listen(
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = server.add_insecure_port(f"{config.host}:{config.port}")
+    port = listener.add_port(server)
     metrics_server, metrics_port = None, -1
     if config.metrics_port >= 0:
         try:
@@ -345,4 +341,5 @@ async def _listen(
     await server.start()
     for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
-    return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server)
+    reloading = asyncio.create_task(run_all(listener.reloaded()))
+    return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server, reloading)
