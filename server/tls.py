@@ -53,11 +53,11 @@ class Certificates:
             before = stamp(self.paths)
             cert, key = _pem(self._cert, "--tls-cert"), _pem(self._key, "--tls-key")
             roots = _pem(self._client_ca, "--tls-client-ca") if self._client_ca else None
-            self._check(cert, roots)
+            self._check()
             if stamp(self.paths) == before:  # what was checked is what was read
                 return grpc.ssl_server_certificate_configuration([(key, cert)], roots)
 
-    def _check(self, cert: bytes, roots: bytes | None) -> None:
+    def _check(self) -> None:
         """gRPC itself would take anything and fail at each handshake."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -67,11 +67,11 @@ class Certificates:
                 f"--tls-cert {self._cert} and --tls-key {self._key} are no certificate with its key ({_short(error)}); "
                 "give PEM files, the key without a password"
             ) from None
-        for what, path, pem in (("--tls-cert", self._cert, cert), ("--tls-client-ca", self._client_ca, roots)):
-            if pem is None:
+        for what, path in (("--tls-cert", self._cert), ("--tls-client-ca", self._client_ca)):
+            if path is None:
                 continue
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
             except (ssl.SSLError, ValueError) as error:
                 raise ValueError(f"{what} {path} has no certificates ({_short(error)}); give a PEM file") from None
 
