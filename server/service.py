@@ -138,7 +138,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         return plan_message(plan, self._tokenizer, self._slot_bytes)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         self._engine.check_open(*key)
         call = score_call(request, lambda message_id: self._engine.outcome(*key, message_id))
         (spec,) = await self._specs(pb.SubmitRequest(calls=[call]))
