@@ -21,6 +21,8 @@ DESCRIPTION = """Serves a model over gRPC until SIGTERM or Ctrl-C.
   pavane serve --model model.gguf --port 50052   another model: a GGUF file, a Hugging Face folder, or ...
   pavane serve --model ORG/NAME                  ... an id on the hub; Llama, Mistral, Qwen 2 and 3
   PAVANE_NUM_SLOTS=65536 pavane serve            every flag has a variable
+  pavane serve --host 0.0.0.0 --tls-cert c.pem --tls-key k.pem --api-keys keys.txt
+                                                 for other machines; `pavane keys new` makes keys
 
 When ready it prints one line, `listening on HOST:PORT`. The first signal drains, the second stops at once."""
 

@@ -43,15 +43,17 @@ from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
+from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
 from pavane.server import call_log
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.http_port import BEAT_S, HttpPort, Life
-from pavane.server.interceptor import ErrorInterceptor
 from pavane.server.journal import Journals
+from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
+from pavane.server.reload import run_all
 from pavane.server.service import ModelService, WorkflowService
 from pavane.server.tenants_file import read_tenants
 from pavane.server.text.chat_choice import choose_chat_format
@@ -89,6 +91,7 @@ class Server:
     _engine_task: asyncio.Task[None]
     _life: Life
     _http: HttpPort | None
+    _reloading: asyncio.Task[None]
 
     async def run_until_signal(self) -> int:
         """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
@@ -134,6 +137,7 @@ class Server:
             task.cancel()
         await asyncio.gather(drain, skip, return_exceptions=True)
         await self.engine.stop()
+        self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
         if self._http is not None:
             self._http.close()
@@ -143,7 +147,8 @@ class Server:
 async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
     _check_address(config)
-    tenants = read_tenants(Path(config.tenants)) if config.tenants else None
+    tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
+    listener = Listener(config, tenants)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -223,7 +228,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     )
     admin = None
     slot_bytes = _slot_bytes(loaded.config, config)
-    if is_served(config.admin, config.host):
+    if is_served(config):
         limits = admin_pb2.Limits(
             running=config.max_num_seqs,
             step_tokens=config.max_num_batched_tokens,
@@ -234,7 +239,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     del loaded
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
+    return await _listen(listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
 
 
 def _digest(loaded: LoadedModel) -> bytes:
@@ -316,6 +321,7 @@ def _check_address(config: ServerConfig) -> None:
 
 
 async def _listen(
+    listener: Listener,
     config: ServerConfig,
     engine: Engine,
     metrics: Metrics,
@@ -323,17 +329,7 @@ async def _listen(
     models: ModelService,
     admin: AdminService | None,
 ) -> Server:
-    size = config.max_message_mb * 2**20
-    server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
-        options=[
-            ("grpc.max_receive_message_length", size),
-            ("grpc.max_send_message_length", size),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    server = listener.server()
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
     services: tuple[str, ...] = SERVICES
@@ -343,7 +339,7 @@ async def _listen(
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = server.add_insecure_port(f"{config.host}:{config.port}")
+    port = listener.add_port(server)
     life, http = Life(), None
     if config.metrics_port >= 0:
         try:
@@ -358,4 +354,6 @@ async def _listen(
     for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     life.why_not_ready = ""
-    return Server(config, engine, port, http.port if http is not None else -1, server, healthy, task, life, http)
+    reloading = asyncio.create_task(run_all(listener.reloaded()))
+    http_port = http.port if http is not None else -1
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading)
