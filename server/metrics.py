@@ -38,7 +38,8 @@ class Metrics:
         self._rows = Counter("pavane_rows", "Tokens encoded by the runner.", registry=registry)
         self._kv_read = Counter(
             "pavane_kv_tokens_read",
-            "Keys read by steps: what several calls read in one segment counts once.",
+            "Keys read by steps: each segment once, and as if each call read for itself.",
+            ["counted"],
             registry=registry,
         )
         self._last_token: dict[tuple[tuple[str, str], str], float] = {}
@@ -89,7 +90,8 @@ class Metrics:
 
     def step(self, batch: Batch, seconds: float, forward: float) -> None:
         self._rows.inc(batch.n_rows)
-        self._kv_read.inc(batch.kv_tokens()[0])
+        self._kv_read.labels("once").inc(batch.kv_tokens()[0])
+        self._kv_read.labels("by_call").inc(batch.kv_tokens_by_call())
         self._step.observe(seconds)
         self._forward.observe(forward)
 

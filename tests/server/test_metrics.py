@@ -26,5 +26,6 @@ def test_the_pause_before_another_attempt_is_not_between_two_tokens() -> None:
 def test_keys_are_counted_by_the_step() -> None:
     metrics = Metrics(Harness(FakeRunner(10), 10).scheduler)
     metrics.step(chat_batch([[1, 2], [3]], [0, 4], stride=8), 0.2, 0.1)
-    assert metrics.registry.get_sample_value("pavane_kv_tokens_read_total") == 2 + 5
+    for counted in ("once", "by_call"):
+        assert metrics.registry.get_sample_value("pavane_kv_tokens_read_total", {"counted": counted}) == 2 + 5
     assert metrics.registry.get_sample_value("pavane_rows_total") == 3
