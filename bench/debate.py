@@ -15,8 +15,11 @@ from pavane.bench.peers.peer import Peer
 from pavane.bench.prediction import Lengths, common, predict
 from pavane.bench.report import Figure, Report, at_least, say
 from pavane.bench.stats import ratio
-from pavane.clients import Client, Fidelity, Message, Receipt
-from pavane.clients.workflows.debate import DEBATE, SYSTEM, Debate, Outcome, run_debate
+from pavane.clients import Client, Fidelity, Receipt
+from pavane.clients.workflows import Setting
+from pavane.clients.workflows.debate import PROMPTS, Debate, DebateSizes
+from pavane.clients.workflows.debate import run as run_debate
+from pavane.clients.workflows.problem import TextProblem
 
 PEERS: tuple[str, ...] = ()
 PROBLEM = "A bakery fills 14 trays with 12 rolls each and sells 95 rolls before noon. How many rolls are left?"
@@ -36,15 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
+class _Debate:
+    problem: TextProblem
+    sizes: DebateSizes
+
+
+@dataclass(frozen=True)
 class _Parts:
     turns: Turns
     lengths: Lengths
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:
-    debate = Debate(args.problem, args.agents, args.rounds, args.tokens, equal_lengths=True)
-    warm_up = Debate(args.problem, args.agents, 1, 4, equal_lengths=True)
-    outcomes: dict[Fidelity, list[Outcome]] = {arm: [] for arm in ARMS}
+    debate = _Debate(TextProblem(args.problem), _sizes(args.agents, args.rounds, args.tokens))
+    warm_up = _Debate(debate.problem, _sizes(args.agents, 1, 4))
+    outcomes: dict[Fidelity, list[Debate]] = {arm: [] for arm in ARMS}
     walls: dict[str, list[float]] = {peer.name: [] for peer in lab.peers}
     async with Client(lab.pavane.target) as client:
         parts = await _parts(client, debate)
@@ -53,7 +62,7 @@ async def measure(lab: Lab, args: argparse.Namespace) -> Report:
         await _once(lab, arm, warm_up, parts.turns)
     async for _, arm in interleaved(arms, args.repeat):
         outcome = await _once(lab, arm, debate, parts.turns)
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, Debate):
             assert isinstance(arm, str)
             outcomes[arm].append(outcome)
         else:
@@ -70,15 +79,15 @@ async def measure(lab: Lab, args: argparse.Namespace) -> Report:
     return Report("debate", _figures(modes, walls), data, defect)
 
 
-async def _once(lab: Lab, arm: Fidelity | Peer, debate: Debate, turns: Turns) -> Outcome | float:
+def _sizes(agents: int, rounds: int, tokens: int) -> DebateSizes:
+    return DebateSizes(agents=agents, rounds=rounds, answer_tokens=tokens, last_tokens=tokens)
+
+
+async def _once(lab: Lab, arm: Fidelity | Peer, debate: _Debate, turns: Turns) -> Debate | float:
     if not isinstance(arm, str):
-        return await debate_on(arm, turns, debate)
+        return await debate_on(arm, turns, debate.sizes, Setting())
     async with lab.pavane.client() as client:
-        return await run_debate(client, debate, arm, _follow)
-
-
-async def _follow(r: int, agent: int, message: Message) -> None:
-    await message
+        return await run_debate(client, debate.problem, debate.sizes, Setting(fidelity=arm, equal_lengths=True))
 
 
 def _figures(modes: dict[Fidelity, dict[str, Any]], walls: dict[str, list[float]]) -> list[Figure]:
@@ -106,9 +115,9 @@ def _figures(modes: dict[Fidelity, dict[str, Any]], walls: dict[str, list[float]
     return figures
 
 
-async def _parts(client: Client, debate: Debate) -> _Parts:
-    start = await client.tokenize(turns=[("system", SYSTEM), ("user", debate.problem)])
-    instruction = await client.tokenize(user=DEBATE)
+async def _parts(client: Client, debate: _Debate) -> _Parts:
+    start = await client.tokenize(system=PROMPTS["start_system"], user=debate.problem.problem)
+    instruction = await client.tokenize(user=PROMPTS["debate"])
     async with client.workflow() as wf:
         answer = await wf.decode(wf.prefill(user="Hi"), max_tokens=1, ignore_eos=True)
     trailer = answer.tokens[len(answer.tokens) - answer.receipt.trailer :]
@@ -117,7 +126,7 @@ async def _parts(client: Client, debate: Debate) -> _Parts:
         len(start),
         len(instruction),
         len(header),
-        debate.max_tokens,
+        debate.sizes.answer_tokens,
         len(trailer),
         common(header, instruction),
         common(start, instruction),
@@ -125,9 +134,9 @@ async def _parts(client: Client, debate: Debate) -> _Parts:
     return _Parts(Turns(start, instruction, header, trailer), lengths)
 
 
-def _mode(runs: Sequence[Outcome], predicted: dict[str, int]) -> dict[str, Any]:
-    calls = [[answer for row in run.answers for answer in row] for run in runs]
-    after_round_0 = len(runs[0].answers[0])
+def _mode(runs: Sequence[Debate], predicted: dict[str, int]) -> dict[str, Any]:
+    calls = [[answer for row in run.answers_by_round for answer in row] for run in runs]
+    after_round_0 = len(runs[0].answers_by_round[0])
     generated = sum(call.receipt.generated for call in calls[0])
     wall = median(run.wall for run in runs)
     return {

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pavane.bench.peers.peer import Peer
-from pavane.clients.workflows.debate import Debate
+from pavane.clients.workflows import Setting
+from pavane.clients.workflows.debate import DebateSizes
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ def prompt(turns: Turns, answers: Sequence[Sequence[Sequence[int]]], agent: int)
     return [token for part in (turns.start, *own, *instruction, *others, turns.header) for token in part]
 
 
-async def debate_on(peer: Peer, turns: Turns, debate: Debate) -> float:
+async def debate_on(peer: Peer, turns: Turns, sizes: DebateSizes, setting: Setting) -> float:
     """Runs it, the agents of a round at once, from an empty cache. Returns its time on the clock in seconds."""
     began = time.perf_counter()
     answers: list[list[list[int]]] = []
-    for r in range(debate.rounds + 1):
+    for r in range(sizes.rounds + 1):
         contents = await peer.answer(
-            [prompt(turns, answers, agent) for agent in range(debate.agents)],
-            debate.max_tokens,
-            temperature=debate.temperature,
-            seed=debate.seed * 1000 + r * debate.agents,
+            [prompt(turns, answers, agent) for agent in range(sizes.agents)],
+            sizes.answer_tokens,
+            temperature=setting.temperature,
+            seed=setting.seed * 1000 + r * sizes.agents,
             fresh=r == 0,
         )
         answers.append([[*turns.header, *content, *turns.trailer] for content in contents])

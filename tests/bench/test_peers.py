@@ -13,7 +13,8 @@ from pavane.bench.peers.http import Http, PeerFailed
 from pavane.bench.peers.llama_cpp import LlamaCpp
 from pavane.bench.peers.llama_server import build
 from pavane.bench.peers.peer import check_installed
-from pavane.clients.workflows.debate import Debate
+from pavane.clients.workflows import Setting
+from pavane.clients.workflows.debate import DebateSizes
 
 TURNS = Turns([1, 2], [3], [4, 5], [6])
 
@@ -82,8 +83,8 @@ async def test_a_refused_request_says_why(server, http):
 
 async def test_the_debate_goes_through_each_agents_own_slot(server, http):
     server.answer = lambda body: json.dumps({"tokens": [20 + body["id_slot"]] * body["n_predict"]}).encode()
-    debate = Debate("?", agents=3, rounds=2, max_tokens=2, equal_lengths=True)
-    assert await debate_on(LlamaCpp(http, ""), TURNS, debate) > 0
+    sizes = DebateSizes(agents=3, rounds=2, answer_tokens=2, last_tokens=2)
+    assert await debate_on(LlamaCpp(http, ""), TURNS, sizes, Setting()) > 0
     last = {body["id_slot"]: body for body in server.bodies[6:]}
     own, left, right = ([4, 5, 20 + i, 20 + i, 6] for i in (1, 0, 2))
     assert last[1]["prompt"] == [1, 2, *own, *own, 3, *left, *right, 4, 5]
