@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "run a graph of calls from a YAML file",
     "plan": "what a graph of calls would cost; nothing runs",
     "bench": "measure",
+    "report": "make a page of what was measured",
 }
 
 EPILOG = """\
