@@ -12,13 +12,14 @@ from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, interleaved
 from pavane.bench.peers.debate import Turns, debate_on
 from pavane.bench.peers.peer import Peer
-from pavane.bench.prediction import Lengths, common, predict
+from pavane.bench.prediction import counted, predict
 from pavane.bench.report import Figure, Report, at_least, say
 from pavane.bench.stats import ratio
-from pavane.clients import Client, Fidelity, Receipt
+from pavane.clients import Client, Fidelity
 from pavane.clients.workflows import Setting
 from pavane.clients.workflows.debate import PROMPTS, Debate, DebateSizes
 from pavane.clients.workflows.debate import run as run_debate
+from pavane.clients.workflows.outcome import header
 from pavane.clients.workflows.problem import TextProblem
 
 PEERS: tuple[str, ...] = ()
@@ -44,31 +45,25 @@ class _Debate:
     sizes: DebateSizes
 
 
-@dataclass(frozen=True)
-class _Parts:
-    turns: Turns
-    lengths: Lengths
-
-
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:
     debate = _Debate(TextProblem(args.problem), _sizes(args.agents, args.rounds, args.tokens))
     warm_up = _Debate(debate.problem, _sizes(args.agents, 1, 4))
     outcomes: dict[Fidelity, list[Debate]] = {arm: [] for arm in ARMS}
     walls: dict[str, list[float]] = {peer.name: [] for peer in lab.peers}
     async with Client(lab.pavane.target) as client:
-        parts = await _parts(client, debate)
+        turns = await _turns(client, debate)
     arms: tuple[Fidelity | Peer, ...] = (*ARMS, *lab.peers)
     for arm in arms:  # the first pass of a process is slower; nobody should pay for it
-        await _once(lab, arm, warm_up, parts.turns)
+        await _once(lab, arm, warm_up, turns)
     async for _, arm in interleaved(arms, args.repeat):
-        outcome = await _once(lab, arm, debate, parts.turns)
+        outcome = await _once(lab, arm, debate, turns)
         if isinstance(outcome, Debate):
             assert isinstance(arm, str)
             outcomes[arm].append(outcome)
         else:
             assert not isinstance(arm, str)
             walls[arm.name].append(outcome)
-    modes = {arm: _mode(outcomes[arm], predict(parts.lengths, args.agents, args.rounds, arm)) for arm in ARMS}
+    modes = {arm: _mode(outcomes[arm], predict(outcomes[arm][0], arm)) for arm in ARMS}
     for arm in ARMS:
         say(f"  debate, {arm}: {modes[arm]['wall_s']:.2f} s  {modes[arm]['tokens']}")
     for name, each in walls.items():
@@ -115,23 +110,13 @@ def _figures(modes: dict[Fidelity, dict[str, Any]], walls: dict[str, list[float]
     return figures
 
 
-async def _parts(client: Client, debate: _Debate) -> _Parts:
+async def _turns(client: Client, debate: _Debate) -> Turns:
     start = await client.tokenize(system=PROMPTS["start_system"], user=debate.problem.problem)
     instruction = await client.tokenize(user=PROMPTS["debate"])
     async with client.workflow() as wf:
         answer = await wf.decode(wf.prefill(user="Hi"), max_tokens=1, ignore_eos=True)
     trailer = answer.tokens[len(answer.tokens) - answer.receipt.trailer :]
-    header = answer.tokens[: len(answer.tokens) - len(answer.content) - len(trailer)]
-    lengths = Lengths(
-        len(start),
-        len(instruction),
-        len(header),
-        debate.sizes.answer_tokens,
-        len(trailer),
-        common(header, instruction),
-        common(start, instruction),
-    )
-    return _Parts(Turns(start, instruction, header, trailer), lengths)
+    return Turns(start, instruction, header(answer), trailer)
 
 
 def _mode(runs: Sequence[Debate], predicted: dict[str, int]) -> dict[str, Any]:
@@ -145,16 +130,6 @@ def _mode(runs: Sequence[Debate], predicted: dict[str, int]) -> dict[str, Any]:
         "first_tokens_s": [[call.receipt.first_token for call in run[after_round_0:]] for run in calls],
         "first_tokens_from_start_s": [[c.receipt.blocked + c.receipt.first_token for c in run] for run in calls],
         "decode_tok_s": generated / wall,
-        "tokens": _tokens(runs[0].total),
+        "tokens": counted(runs[0].total),
         "predicted": predicted,
-    }
-
-
-def _tokens(total: Receipt) -> dict[str, int]:
-    return {
-        "in_place": total.reused_in_place,
-        "repositioned": total.repositioned,
-        "encoded": total.encoded,
-        "generated": total.generated,
-        "trailer": total.trailer,
     }
