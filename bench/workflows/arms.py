@@ -6,11 +6,9 @@ from typing import Any
 
 from pavane.bench.lab import Lab
 from pavane.bench.metrics import scrape
-from pavane.bench.prediction import CLASSES
+from pavane.bench.prediction import counted, predict
 from pavane.bench.workflows.cases import Case
-from pavane.bench.workflows.counts import predicted
 from pavane.bench.workflows.records import RecordedCall, Recording, Run, TimedCall
-from pavane.clients import Receipt
 from pavane.clients.workflows.outcome import Outcome, header
 from pavane.clients.workflows.setting import Setting
 
@@ -48,8 +46,10 @@ async def force(lab: Lab, case: Case, recording: Recording, arm: str, repetition
     after = await scrape(lab.metrics_port)
     once, by_call = (int(after[f"{KEYS} {way}"] - before.get(f"{KEYS} {way}", 0)) for way in ("once", "by_call"))
     calls = tuple(_timed(outcome, i) for i in outcome.messages)
-    tokens = _tokens(outcome.total)
-    return Run(case.name, arm, repetition, outcome.wall, calls, tokens, predicted(recording, arm), once, by_call)
+    tokens = counted(outcome.total)
+    if outcome.total.reencoded:
+        tokens["reencoded"] = outcome.total.reencoded
+    return Run(case.name, arm, repetition, outcome.wall, calls, tokens, _predicted(outcome, arm), once, by_call)
 
 
 async def _run(lab: Lab, case: Case, setting: Setting) -> Outcome:
@@ -77,7 +77,8 @@ def _timed(outcome: Outcome, i: str) -> TimedCall:
     )
 
 
-def _tokens(total: Receipt) -> dict[str, int]:
-    counts = (total.reused_in_place, total.repositioned, total.encoded, total.generated, total.trailer)
-    tokens = dict(zip(CLASSES, counts, strict=True))
-    return {**tokens, "reencoded": total.reencoded} if total.reencoded else tokens
+def _predicted(outcome: Outcome, arm: str) -> dict[str, int]:
+    """By the closed formula; {} where there is none."""
+    if arm == "as-encoded" or any(message.state != "done" for message in outcome.messages.values()):
+        return {}
+    return predict(outcome, "exact" if arm == "exact" else "reuse")

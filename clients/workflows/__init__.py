@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pavane.clients.workflows import (
+    branch_solve_merge,
+    coarse_to_fine,
     debate,
+    iterative_debate,
     multi_question,
+    prisoners,
     rag_team,
     tree_of_thoughts,
 )
@@ -21,8 +25,16 @@ from pavane.clients.workflows.outcome import Outcome
 from pavane.clients.workflows.run import Follow
 from pavane.clients.workflows.setting import Prompts, Script, Setting
 
-WORKFLOWS: Mapping[str, Kind[Any, Any]] = {
-    kind.name: kind for kind in (tree_of_thoughts.KIND, debate.KIND, multi_question.KIND, rag_team.KIND)
-}
+_KINDS: tuple[Kind[Any, Any], ...] = (
+    tree_of_thoughts.KIND,
+    iterative_debate.KIND,
+    debate.KIND,
+    branch_solve_merge.KIND,
+    multi_question.KIND,
+    prisoners.KIND,
+    coarse_to_fine.KIND,
+    rag_team.KIND,
+)
+WORKFLOWS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in _KINDS}
 
 __all__ = ["WORKFLOWS", "Follow", "Kind", "Outcome", "Prompts", "Script", "Setting"]

@@ -86,7 +86,5 @@ class Calls(Generic[Handle]):
         if content is None:
             raise ValueError(f"the script has no answer {id!r}: it was recorded with other sizes, or another workflow")
         if len(content) > max_tokens:
-            raise ValueError(
-                f"the script's answer {id!r} has {len(content)} tokens, {max_tokens} are allowed"
-            )
+            raise ValueError(f"the script's answer {id!r} has {len(content)} tokens, {max_tokens} are allowed")
         return list(content)

@@ -107,4 +107,5 @@ KIND = Kind(
     PROMPTS,
     run,
     WORD_PROBLEMS,
+    submit,
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pavane.clients.client import Client
+from pavane.clients.workflows.calls import Calls
 from pavane.clients.workflows.outcome import Outcome
 from pavane.clients.workflows.problem import Problem
 from pavane.clients.workflows.run import Follow
@@ -29,7 +30,8 @@ class RunWorkflow(Protocol[P_contra, S_contra]):
 
 @dataclass(frozen=True)
 class Kind(Generic[P, S]):
-    """`sizes()` are the defaults, `small()` those for a small model on two cores; `prompts` the workflow's own."""
+    """`sizes()` are the defaults, `small()` those for a small model on two cores; `prompts` the workflow's own.
+    `submit` puts the whole graph into calls, such as those of a draft; None where the client decides on the way."""
 
     name: str
     about: str
@@ -39,6 +41,7 @@ class Kind(Generic[P, S]):
     prompts: Prompts
     run: RunWorkflow[P, S]
     samples: tuple[P, ...]
+    submit: Callable[[Calls[Any], P, S], object] | None = None
 
     def sample_problems(self) -> tuple[P, ...]:
         """A few problems of our own."""

@@ -78,4 +78,5 @@ KIND = Kind(
     PROMPTS,
     run,
     SAMPLES,
+    submit,
 )

@@ -41,7 +41,10 @@ def load_prompts(path: Path, own: Prompts) -> Prompts:
     """All prompts of a workflow from a TOML file of name = "text". Raises ValueError that names the file."""
     try:
         with path.open("rb") as file:
-            return check_prompts(tomllib.load(file), own)
+            given = tomllib.load(file)
+        if not given:
+            raise ValueError(f"no prompts in it; give all of {', '.join(own)}")
+        return check_prompts(given, own)
     except (OSError, ValueError, TypeError) as error:  # what is no TOML is a ValueError too
         raise ValueError(f"{path}: {error}") from error
 

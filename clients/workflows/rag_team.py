@@ -118,4 +118,5 @@ KIND = Kind(
     PROMPTS,
     run,
     SAMPLES,
+    submit,
 )
