@@ -23,7 +23,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pavane.bench.arguments import positive
-from pavane.bench.lab import Lab, open_lab
+from pavane.bench.lab import open_lab
 from pavane.bench.peers.completions import Completions
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES, Peer, check_installed, start_peer
@@ -35,7 +35,6 @@ from pavane.bench.workflows.figures import all_figures
 from pavane.bench.workflows.journal import Journal
 from pavane.bench.workflows.records import MODES, Recording, Setup, Trouble, as_line
 from pavane.bench.workflows.session import measure, recorded
-from pavane.clients import Admin
 from pavane.models.default import default_model_path
 
 NO_PEERS = "none"
@@ -70,21 +69,22 @@ def run(args: argparse.Namespace) -> int:
         return 2
     cases = make_cases(args.workflow, args.sizes, args.problems, args.problem, small=args.quick)
     journal = Journal(None if args.json in (None, "-") else Path(args.json))
+    model = args.model or default_model_path()
+    if journal.begin(_setup(model, args)):
+        say(f"  {args.json} goes on")
     # The servers are in sessions of their own and would outlive this process: stop as for Ctrl-C, in order.
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        asyncio.run(_measure(cases, modes, journal, args))
+        asyncio.run(_measure(cases, modes, journal, model, args))
     finally:
         signal.signal(signal.SIGTERM, before)
     return _conclude(journal, cases, args)
 
 
-async def _measure(cases: Sequence[Case], modes: Sequence[str], journal: Journal, args: argparse.Namespace) -> None:
-    model = args.model or default_model_path()
+async def _measure(
+    cases: Sequence[Case], modes: Sequence[str], journal: Journal, model: Path, args: argparse.Namespace
+) -> None:
     async with open_lab(model=model, threads=args.threads, peers=(), slots=0, serve=args.serve) as lab:
-        setup = await _setup(lab, model, args)
-        if journal.begin(setup):
-            say(f"  {args.json} goes on")
         async with lab.pavane.client() as client:
             cases = [await with_problem(case, client) for case in cases]
             bos = (await client.server_info()).bos_token_id
@@ -94,12 +94,11 @@ async def _measure(cases: Sequence[Case], modes: Sequence[str], journal: Journal
                 await measure(lab, journal, case, recording, [*modes, *peers], args.repeat, bos=bos)
 
 
-async def _setup(lab: Lab, model: Path, args: argparse.Namespace) -> Setup:
-    async with Admin(lab.pavane.target) as admin:
-        tier = (await admin.stats()).tiers[0]
+def _setup(model: Path, args: argparse.Namespace) -> Setup:
+    files = [model] if model.is_file() else [*model.glob("*")]
     return Setup(
         model=model.name,
-        model_bytes=await asyncio.to_thread(_size, model),
+        model_bytes=sum(file.stat().st_size for file in files),
         threads=args.threads,
         serve=tuple(args.serve),
         problems=_digest(args.problems) if args.problems else "own",
@@ -107,12 +106,7 @@ async def _setup(lab: Lab, model: Path, args: argparse.Namespace) -> Setup:
         cores=cores(),
         cpu=cpu(),
         pavane=importlib.metadata.version("pavane"),
-        kv_bytes_per_token=tier.bytes_per_token,
     )
-
-
-def _size(model: Path) -> int:
-    return sum(file.stat().st_size for file in ([model] if model.is_file() else model.glob("*")))
 
 
 def _digest(path: Path) -> str:

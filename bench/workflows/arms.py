@@ -9,6 +9,7 @@ from pavane.bench.metrics import scrape
 from pavane.bench.prediction import counted, predict
 from pavane.bench.workflows.cases import Case
 from pavane.bench.workflows.records import RecordedCall, Recording, Run, TimedCall
+from pavane.clients import Admin
 from pavane.clients.workflows.outcome import Outcome, header
 from pavane.clients.workflows.setting import Setting
 
@@ -35,7 +36,9 @@ async def record(lab: Lab, case: Case, seed: int) -> Recording:
         )
         for i, message in done.items()
     ]
-    return Recording(case.name, case.kind.name, case.all_sizes, case.problem_name, tuple(calls))
+    async with Admin(lab.pavane.target) as admin:
+        tier = (await admin.stats()).tiers[0]
+    return Recording(case.name, case.kind.name, case.all_sizes, case.problem_name, tier.bytes_per_token, tuple(calls))
 
 
 async def force(lab: Lab, case: Case, recording: Recording, arm: str, repetition: int) -> Run:

@@ -81,7 +81,6 @@ class Setup(Record):
     cores: int
     cpu: str
     pavane: str
-    kv_bytes_per_token: int
     version: int = VERSION
 
 
@@ -91,6 +90,7 @@ class Recording(Record):
     workflow: str
     sizes: Mapping[str, Any]
     problem: str
+    kv_bytes_per_token: int
     calls: tuple[RecordedCall, ...]
 
 

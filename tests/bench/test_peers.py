@@ -21,7 +21,9 @@ from pavane.bench.workflows.records import RecordedCall, Recording
 # Two agents answer from a start, then each reads its own answer and the other's.
 ANSWERS = [RecordedCall(f"a{i}", ("start",), (4,), (20 + i,) * 3, (6,), True) for i in range(2)]
 READERS = [RecordedCall(f"b{i}", ("start", f"a{i}", f"a{1 - i}"), (5,), (9, 9), (6,), True) for i in range(2)]
-RECORDING = Recording("c", "two", {}, "own:1", (RecordedCall("start", (), (1, 2), (), (), False), *ANSWERS, *READERS))
+RECORDING = Recording(
+    "c", "two", {}, "own:1", 46080, (RecordedCall("start", (), (1, 2), (), (), False), *ANSWERS, *READERS)
+)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -14,7 +14,6 @@ SETUP = Setup(
     cores=2,
     cpu="a <processor> & more",
     pavane="0.1.0",
-    kv_bytes_per_token=46080,
 )
 
 
@@ -31,7 +30,9 @@ def recording(agents: int = 3) -> Recording:
         first, second = ("document-1", "document-2") if i % 2 else ("document-2", "document-1")
         calls.append(call(reader, first, second, decode=True))
     calls.append(call("final", "judge", *readers, decode=True))
-    return Recording(f"team agents={agents}", "team", {"agents": agents, "answer_tokens": 3}, "own:1", tuple(calls))
+    return Recording(
+        f"team agents={agents}", "team", {"agents": agents, "answer_tokens": 3}, "own:1", 46080, tuple(calls)
+    )
 
 
 def run(of: Recording, arm: str, repetition: int, pace: float = 1.0, *, wrong: bool = False) -> Run:
