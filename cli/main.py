@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "what a graph of calls would cost; nothing runs",
     "keys": "make API keys",
     "bench": "measure",
+    "report": "make a page of what was measured",
 }
 
 EPILOG = """\
