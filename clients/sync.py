@@ -24,6 +24,7 @@ from pavane.clients.message import Message
 from pavane.clients.results import Delta, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
 from pavane.clients.score import Score
+from pavane.clients.security import TLS
 from pavane.clients.transport import Option
 from pavane.clients.workflow import Workflow
 
@@ -211,12 +212,23 @@ class SyncClient:
         target: str = "localhost:50051",
         *,
         namespace: str = "",
+        tls: TLS | bool | None = None,
+        api_key: str = "",
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         linger: float = LINGER_S,
         options: Sequence[Option] = (),
     ) -> None:
-        self._client = Client(target, namespace=namespace, timeout=timeout, retry=retry, linger=linger, options=options)
+        self._client = Client(
+            target,
+            namespace=namespace,
+            tls=tls,
+            api_key=api_key,
+            timeout=timeout,
+            retry=retry,
+            linger=linger,
+            options=options,
+        )
 
     def __enter__(self) -> Self:
         self._bridge = Bridge()

@@ -177,6 +177,21 @@ class Batch:
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
 
+    def kv_tokens_by_call(self) -> int:
+        """Keys read if each call reads its segments for itself, all its rows at once."""
+        calls = np.flatnonzero(self.own[: self.n_segments])  # each has one causal segment, which has all its rows
+        if len(calls) == self.n_rows:
+            return self.kv_tokens()[1]
+        begin, pairs = self.row_indptr, self.n_pairs
+        call_of_row = np.empty(self.n_rows, dtype=np.int64)
+        for call in calls:
+            call_of_row[self.pair_rows[begin[call] : begin[call + 1]]] = call
+        segment = np.repeat(np.arange(self.n_segments), np.diff(begin[: self.n_segments + 1]))
+        readers = np.unique(segment * self.n_segments + call_of_row[self.pair_rows[:pairs]])
+        ends = np.concatenate([[0], np.cumsum(self.extents[:, 1], dtype=np.int64)])
+        lengths = np.diff(ends[self.extent_indptr[: self.n_segments + 1]])
+        return int(lengths[readers // self.n_segments].sum())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:

@@ -18,6 +18,8 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
     assert call.span is not None
     lo = node.lo + node.filled
     first = cache.fill(node, count)
+    if first:
+        step.first.append((node, lo + count - first, lo + count))
     item = step.add(call, node, lo, lo + count)
     for receipt, name, tokens in charges(call, node, lo, count, first):
         step.count(receipt, name, tokens)

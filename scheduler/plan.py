@@ -61,6 +61,7 @@ class Step:
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
     mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
 
+    first: list[tuple[Node, int, int]] = field(default_factory=list)  # paths, and depths computed for the first time
     counted: list[tuple[Call | Use | Workflow, str, int]] = field(default_factory=list)  # tokens on receipts
 
     def count(self, receipt: Call | Use | Workflow, name: str, tokens: int) -> None:

@@ -273,6 +273,8 @@ class Steps:
     def fail(self, text: str, now: float) -> None:
         """The step has failed: so have its calls, but for those that may try again; these go back to waiting."""
         step = self._close()
+        for node, lo, hi in step.first:
+            self._cache.unlearn(node, lo, hi)
         for item in step.items:
             self._cache.unfill(item.tail, item.lo)
         step.uncount()
