@@ -22,7 +22,9 @@ COMMANDS = {
     "workflow": "run a workflow by name: tree of thoughts, debates, RAG team ...",
     "run": "run a graph of calls from a YAML file",
     "plan": "what a graph of calls would cost; nothing runs",
+    "keys": "make API keys",
     "bench": "measure",
+    "report": "make a page of what was measured",
 }
 
 EPILOG = """\
