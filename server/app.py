@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from pavane.cache import Costs, GraphCache, Tier
 from pavane.kernels.batch import Runner
@@ -39,7 +37,7 @@ from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.cache_events import CacheEvents
-from pavane.scheduler.engine import Engine
+from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
@@ -51,6 +49,7 @@ from pavane.server import call_log
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
+from pavane.server.http_port import BEAT_S, HttpPort, Life
 from pavane.server.journal import Journals
 from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
@@ -65,6 +64,7 @@ from pavane.server.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
+ENGINE_FAILED, RUNNER_HANGS = 70, 71  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
 ADMIN_SERVICE = "pavane.v1.AdminService"
 
@@ -89,12 +89,13 @@ class Server:
     _grpc: grpc.aio.Server
     _health: health.aio.HealthServicer
     _engine_task: asyncio.Task[None]
-    _metrics_server: Any
+    _life: Life
+    _http: HttpPort | None
     _reloading: asyncio.Task[None]
 
-    async def run_until_signal(self) -> None:
+    async def run_until_signal(self) -> int:
         """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
-        stops at once."""
+        stops at once. Returns the status to exit with: 0, or why the engine has ended by itself."""
         stopping, at_once = asyncio.Event(), asyncio.Event()
 
         def on_signal() -> None:
@@ -104,15 +105,28 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         stop = asyncio.create_task(stopping.wait())
+        beating = asyncio.create_task(self._beat())
         await asyncio.wait([stop, self._engine_task], return_when=asyncio.FIRST_COMPLETED)
+        status = 0
         if not stop.done():
-            log.error("the engine has stopped; shutting down", exc_info=self._engine_task.exception())
+            error = self._engine_task.exception()
+            log.error("the engine has stopped (%s); shutting down", error)
+            self._life.why_dead = f"the engine has stopped: {error}"
+            status = RUNNER_HANGS if isinstance(error, StepHangsError) else ENGINE_FAILED
             at_once.set()
         await self.shutdown(at_once)
+        beating.cancel()
+        return status
+
+    async def _beat(self) -> None:
+        while True:
+            self._life.beat()
+            await asyncio.sleep(BEAT_S)
 
     async def shutdown(self, at_once: asyncio.Event | None = None) -> None:
         """Drains and stops; when `at_once` is set, without waiting any longer."""
         at_once = at_once or asyncio.Event()
+        self._life.why_not_ready = "draining: send calls to another server"
         await self._health.enter_graceful_shutdown()
         log.info("draining: %d unfinished calls", self.engine.scheduler.graph.unfinished)
         drain = asyncio.create_task(self.engine.drain(self.config.drain_timeout))
@@ -125,9 +139,8 @@ class Server:
         await self.engine.stop()
         self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
-        if self._metrics_server is not None:
-            self._metrics_server.shutdown()
-            self._metrics_server.server_close()
+        if self._http is not None:
+            self._http.close()
         log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")
 
 
@@ -199,7 +212,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         metrics.step(rows, samples, seconds, forward)
         tally.step(rows, seconds, forward, monotonic())
 
-    engine = Engine(scheduler, runner, publish, observe)
+    engine = Engine(scheduler, runner, publish, observe, config.step_timeout)
     converter = Converter(tokenizer, chat, bos_id, constraints)
     info = pb.GetServerInfoResponse(
         model=loaded.name,
@@ -327,19 +340,20 @@ async def _listen(
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = listener.add_port(server)
-    metrics_server, metrics_port = None, -1
+    life, http = Life(), None
     if config.metrics_port >= 0:
         try:
-            metrics_server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
+            http = HttpPort(config.host, config.metrics_port, metrics.registry, life)
         except OSError as error:
             raise ConfigError(
                 f"cannot serve metrics on {config.host}:{config.metrics_port} ({error.strerror}); choose another "
                 "--metrics-port (0 takes a free port, -1 turns it off)"
             ) from None
-        metrics_port = metrics_server.server_port
     task = engine.start()
     await server.start()
     for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+    life.why_not_ready = ""
     reloading = asyncio.create_task(run_all(listener.reloaded()))
-    return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server, reloading)
+    http_port = http.port if http is not None else -1
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading)

@@ -37,7 +37,7 @@ class ServerConfig:
     load_format: str = _flag("auto", "dummy: random weights, from the model's config and tokenizer alone", LOAD_FORMATS)
     host: str = _flag("127.0.0.1", "address to listen on")
     port: int = _flag(50051, "gRPC port; 0 takes a free one")
-    metrics_port: int = _flag(9464, "port of /metrics; 0 takes a free one, -1 turns it off")
+    metrics_port: int = _flag(9464, "HTTP port of /metrics, /livez and /readyz; 0 takes a free one, -1 turns it off")
     admin: str = _flag(
         "auto",
         "serve AdminService, which shows all namespaces: with --api-keys to those of role admin, else to whoever "
@@ -81,6 +81,9 @@ class ServerConfig:
     )
     threads: int = _flag(0, "CPU threads of the model runner; 0: one per core")
     workflow_ttl: float = _flag(3600.0, "seconds after which an unused workflow without unfinished calls is closed")
+    step_timeout: float = _flag(
+        600.0, "seconds after which a step is taken to hang: its calls fail, and the server ends with status 71"
+    )
     drain_timeout: float = _flag(30.0, "seconds that running calls get to end after SIGTERM")
     log_level: str = _flag("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
 
@@ -98,6 +101,7 @@ class ServerConfig:
             "max_streams": (1, 1_000_000),
             "threads": (0, 1024),
             "workflow_ttl": (0.001, 1e9),
+            "step_timeout": (0.1, 1e9),
             "drain_timeout": (0, 1e9),
         }
         for name, (low, high) in bounds.items():

@@ -12,11 +12,13 @@ from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.scoring import ScoreSpec
 from pavane.scheduler.spec import CallSpec
 from pavane.server.auth import caller
 from pavane.server.convert import Converter, group_spec, outcome_message, plan_message, receipt_message
 from pavane.server.fields import check_id, seconds
 from pavane.server.journal import Journal, Journals, Key
+from pavane.server.score import score_call, score_message
 from pavane.server.text.tokenizer import Tokenizer
 
 FRAME_BYTES = 2**19
@@ -134,6 +136,15 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         groups = [group_spec(group) for group in request.submit.groups]
         plan = self._engine.plan(*key, await self._specs(request.submit), groups, assumed)
         return plan_message(plan, self._tokenizer, self._slot_bytes)
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        key = _key(request.workflow_id)
+        self._engine.check_open(*key)
+        call = score_call(request, lambda message_id: self._engine.outcome(*key, message_id))
+        (spec,) = await self._specs(pb.SubmitRequest(calls=[call]))
+        against_exact = request.against != pb.FIDELITY_REUSE
+        score = await self._engine.score(*key, ScoreSpec(spec, against_exact, request.per_parent))
+        return score_message(score)
 
     async def _submit(self, key: Key, request: pb.SubmitRequest) -> tuple[int, list[str]]:
         """The cursor after which the events of these calls are, and the ids of those that are new."""
