@@ -9,6 +9,7 @@
   pavane bench overhead                                   what is not the forward pass, 8 streams
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
+  pavane bench secure                                     tokens delivered with TLS and API keys, against without
   pavane bench memory                                     resident size, at start and after 1,000 calls
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
@@ -32,7 +33,7 @@ from pavane.bench.server_process import ServerFailed
 from pavane.bench.stats import NoMeasurement
 
 ALL = "all"
-ALONE = ("stream", "memory", "sched")  # they start servers of their own, if any
+ALONE = ("stream", "secure", "memory", "sched")  # they start servers of their own, if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
