@@ -12,8 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pavane.clients import Client, Message, Result, Workflow
-from pavane.clients.edges import Fidelity
+from pavane.clients import Client, Fidelity, Message, Result, Workflow
 
 WORDS = (
     "river market signal winter letter engine garden bridge copper island harbour summer teacher window mountain paper "
