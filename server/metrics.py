@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from time import monotonic
 
@@ -12,7 +12,7 @@ from pavane.cache import Tier
 from pavane.kernels.batch import Batch
 from pavane.scheduler.engine import StepParts
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import Ended, Event, Restarted, State, TokensAdded
+from pavane.scheduler.spec import Ended, Event, Finish, Restarted, State, TokensAdded
 from pavane.server.tenant_metrics import TenantMetrics
 
 PER_DECADE = 6
@@ -27,6 +27,8 @@ _LATENCY = logarithmic(0.0005, 6)  # 0.5 ms to 500 s
 _STEP = logarithmic(0.0002, 5)
 
 CLASSES = ("in_place", "repositioned", "encoded", "generated", "trailer", "reencoded")
+PARTS = ("plan", "wait", "commit")
+COUNTED = ("once", "by_call")
 
 
 class Metrics:
@@ -46,8 +48,11 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...] = _LATENCY) -> Histogram:
             return Histogram(f"pavane_{name}", text, buckets=buckets, registry=registry)
 
-        def counter(name: str, text: str, label: str | None = None) -> Counter:
-            return Counter(f"pavane_{name}", text, [label] if label else [], registry=registry)
+        def counter(name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Counter:
+            made = Counter(f"pavane_{name}", text, [label] if label else [], registry=registry)
+            for value in values:  # a series begins at 0, not with what it counts first: that would be no increase
+                made.labels(value)
+            return made
 
         self._ttft = histogram("time_to_first_token_seconds", "From ready (all parents complete) to the first token.")
         self._inter_token = histogram("inter_token_latency_seconds", "Between two tokens of one call.")
@@ -61,17 +66,23 @@ class Metrics:
             "Where steps spend their time on the event loop: plan (schedule, lay out, publish), wait (for the runner) "
             "and commit.",
             "part",
+            PARTS,
         )
-        self._tokens = counter("tokens", "Tokens of ended calls by class.", "class")
-        self._ended = counter("calls_ended", "Calls by how they ended.", "state")
-        self._finished = counter("request_success", "Answers by why they ended.", "finished_reason")
+        self._tokens = counter("tokens", "Tokens of ended calls by class.", "class", CLASSES)
+        self._ended = counter("calls_ended", "Calls by how they ended.", "state", [s.value for s in State if s.ended])
+        self._finished = counter(
+            "request_success", "Answers by why they ended.", "finished_reason", [f.value for f in Finish]
+        )
         self._preempted = counter("num_preemptions", "How often ended calls had given up their place.")
         self._rows = counter("rows", "Tokens encoded by the runner.")
         self._flops = counter("estimated_flops", "Operations of forward passes, from rows, keys and the model's shape.")
         self._kv_read = counter(
-            "kv_tokens_read", "Keys read by steps: each segment once, and as if each call read for itself.", "counted"
+            "kv_tokens_read",
+            "Keys read by steps: each segment once, and as if each call read for itself.",
+            "counted",
+            COUNTED,
         )
-        self._kv_bytes = counter("kv_bytes_read", "The same in bytes of K and V, all layers.", "counted")
+        self._kv_bytes = counter("kv_bytes_read", "The same in bytes of K and V, all layers.", "counted", COUNTED)
         self._last_token: dict[tuple[tuple[str, str], str], float] = {}
         pool, counts = scheduler.cache.pool, scheduler.counts
         for name, text, read in (
@@ -135,10 +146,10 @@ class Metrics:
         once, by_row = batch.kv_tokens()
         self._rows.inc(batch.n_rows)
         self._flops.inc(self._flops_per_row * batch.n_rows + self._flops_per_key * by_row)
-        for counted, keys in (("once", once), ("by_call", batch.kv_tokens_by_call())):
+        for counted, keys in zip(COUNTED, (once, batch.kv_tokens_by_call()), strict=True):
             self._kv_read.labels(counted).inc(keys)
             self._kv_bytes.labels(counted).inc(keys * self._bytes_per_token)
-        for part in ("plan", "wait", "commit"):
+        for part in PARTS:
             self._parts.labels(part).inc(getattr(times, part))
         self._step.observe(times.whole)
         self._forward.observe(times.forward)
