@@ -23,7 +23,7 @@ from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 log = logging.getLogger(__name__)
 
 Publish = Callable[[dict[tuple[str, str], list[Event]]], None]
-Observe = Callable[[int, int, float, float], None]  # rows, samples, seconds of the step, seconds of its forward pass
+Observe = Callable[[Batch, float, float], None]  # the step, its seconds, those of its forward pass
 
 IDLE_CHECK_S = 1.0  # an idle engine looks for expired workflows this often
 
@@ -217,7 +217,7 @@ class Engine:
                 if kept != []:
                     scheduler.commit(result if kept is None else result.only(kept), monotonic())
                 if batch.n_rows:
-                    self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
+                    self._observe(batch, monotonic() - began, result.forward_s)
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
 

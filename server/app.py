@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pavane.cache import Costs, GraphCache, Tier
-from pavane.kernels.batch import Runner
+from pavane.kernels.batch import Batch, Runner
 from pavane.kernels.host import HostTier
 from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE
@@ -208,9 +208,9 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             journals.record(key, happened)
             call_log.record(key, happened)
 
-    def observe(rows: int, samples: int, seconds: float, forward: float) -> None:
-        metrics.step(rows, samples, seconds, forward)
-        tally.step(rows, seconds, forward, monotonic())
+    def observe(batch: Batch, seconds: float, forward: float) -> None:
+        metrics.step(batch, seconds, forward)
+        tally.step(batch.n_rows, seconds, forward, monotonic())
 
     engine = Engine(scheduler, runner, publish, observe, config.step_timeout)
     converter = Converter(tokenizer, chat, bos_id, constraints)
