@@ -24,7 +24,8 @@ class Lifetimes:
                 self.refresh(winner)
 
     def resolved(self, call: Call) -> None:
-        """The call is ready to run."""
+        """The call is ready to run, and has a place of its own in a tree."""
+        self.refresh(call)
         call.reads_soon = True
         for parent in call.parents:
             parent.soon += 1

@@ -206,12 +206,12 @@ class Steps:
         except NeverFitsError:
             # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
             holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
-            call.mends += 1
-            if not holes or call.mends > MENDS_PER_HOLE * len(needs):
+            if not holes or call.mends >= MENDS_PER_HOLE * len(needs):
                 raise
             needs = self._cache.requirements(holes[:1])
             if not self._cache.acquire(needs, call):
-                return False
+                return False  # waiting for room is no attempt
+            call.mends += 1
             call.mending = True
         call.needs = needs
         return True

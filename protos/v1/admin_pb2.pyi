@@ -36,6 +36,8 @@ class _TierEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     TIER_UNSPECIFIED: _Tier.ValueType  # 0
     TIER_SLOTS: _Tier.ValueType  # 1
     """the pool of token slots that attention reads"""
+    TIER_HOST: _Tier.ValueType  # 2
+    """host memory, from where KV is moved to slots before a call reads it"""
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """Where KV lies."""
@@ -43,6 +45,8 @@ class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
 TIER_UNSPECIFIED: Tier.ValueType  # 0
 TIER_SLOTS: Tier.ValueType  # 1
 """the pool of token slots that attention reads"""
+TIER_HOST: Tier.ValueType  # 2
+"""host memory, from where KV is moved to slots before a call reads it"""
 global___Tier = Tier
 
 class _CacheEventKind:
@@ -53,7 +57,9 @@ class _CacheEventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     CACHE_EVENT_KIND_UNSPECIFIED: _CacheEventKind.ValueType  # 0
     CACHE_EVENT_KIND_STORED: _CacheEventKind.ValueType  # 1
+    """computed"""
     CACHE_EVENT_KIND_EVICTED: _CacheEventKind.ValueType  # 2
+    """gone: who reads it encodes it again"""
     CACHE_EVENT_KIND_MOVED: _CacheEventKind.ValueType  # 3
     """from one tier to another; none where the pool of slots is the only one"""
 
@@ -61,7 +67,9 @@ class CacheEventKind(_CacheEventKind, metaclass=_CacheEventKindEnumTypeWrapper):
 
 CACHE_EVENT_KIND_UNSPECIFIED: CacheEventKind.ValueType  # 0
 CACHE_EVENT_KIND_STORED: CacheEventKind.ValueType  # 1
+"""computed"""
 CACHE_EVENT_KIND_EVICTED: CacheEventKind.ValueType  # 2
+"""gone: who reads it encodes it again"""
 CACHE_EVENT_KIND_MOVED: CacheEventKind.ValueType  # 3
 """from one tier to another; none where the pool of slots is the only one"""
 global___CacheEventKind = CacheEventKind
@@ -205,6 +213,7 @@ class SlotStats(google.protobuf.message.Message):
     LOCKED_FIELD_NUMBER: builtins.int
     TIERS_FIELD_NUMBER: builtins.int
     NAMESPACES_FIELD_NUMBER: builtins.int
+    EVICTED_TOKENS_FIELD_NUMBER: builtins.int
     total: builtins.int
     free: builtins.int
     """hold nothing"""
@@ -212,6 +221,8 @@ class SlotStats(google.protobuf.message.Message):
     """hold KV that no running call uses: may be evicted"""
     locked: builtins.int
     """running calls read or write them"""
+    evicted_tokens: builtins.int
+    """whose KV left its slots for others, since the start; into another tier, or for good"""
     @property
     def tiers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TierUse]: ...
     @property
@@ -227,8 +238,9 @@ class SlotStats(google.protobuf.message.Message):
         locked: builtins.int = ...,
         tiers: collections.abc.Iterable[global___TierUse] | None = ...,
         namespaces: collections.abc.Iterable[global___NamespaceSlots] | None = ...,
+        evicted_tokens: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["free", b"free", "idle", b"idle", "locked", b"locked", "namespaces", b"namespaces", "tiers", b"tiers", "total", b"total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["evicted_tokens", b"evicted_tokens", "free", b"free", "idle", b"idle", "locked", b"locked", "namespaces", b"namespaces", "tiers", b"tiers", "total", b"total"]) -> None: ...
 
 global___SlotStats = SlotStats
 
@@ -240,12 +252,24 @@ class TierUse(google.protobuf.message.Message):
     CAPACITY_FIELD_NUMBER: builtins.int
     USED_FIELD_NUMBER: builtins.int
     BYTES_PER_TOKEN_FIELD_NUMBER: builtins.int
+    KEPT_TOKENS_FIELD_NUMBER: builtins.int
+    FETCHED_TOKENS_FIELD_NUMBER: builtins.int
+    FAILED_MOVES_FIELD_NUMBER: builtins.int
     tier: global___Tier.ValueType
     capacity: builtins.int
     """in tokens"""
     used: builtins.int
+    """with what pages are not filled by"""
     bytes_per_token: builtins.int
     """of K and V in all layers, in the server's --dtype"""
+    kept_tokens: builtins.int
+    """Of tiers other than the pool of slots, since the start:
+    moved there
+    """
+    fetched_tokens: builtins.int
+    """moved from there to slots; they stay there as well"""
+    failed_moves: builtins.int
+    """what was to be fetched was encoded again"""
     def __init__(
         self,
         *,
@@ -253,8 +277,11 @@ class TierUse(google.protobuf.message.Message):
         capacity: builtins.int = ...,
         used: builtins.int = ...,
         bytes_per_token: builtins.int = ...,
+        kept_tokens: builtins.int = ...,
+        fetched_tokens: builtins.int = ...,
+        failed_moves: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes_per_token", b"bytes_per_token", "capacity", b"capacity", "tier", b"tier", "used", b"used"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_per_token", b"bytes_per_token", "capacity", b"capacity", "failed_moves", b"failed_moves", "fetched_tokens", b"fetched_tokens", "kept_tokens", b"kept_tokens", "tier", b"tier", "used", b"used"]) -> None: ...
 
 global___TierUse = TierUse
 
@@ -441,6 +468,7 @@ class WorkflowStats(google.protobuf.message.Message):
     IDLE_FIELD_NUMBER: builtins.int
     ENDED_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    TOKENS_ON_HOST_FIELD_NUMBER: builtins.int
     namespace: builtins.str
     id: builtins.str
     tokens: builtins.int
@@ -454,6 +482,8 @@ class WorkflowStats(google.protobuf.message.Message):
     spent_tokens: builtins.int
     priority: builtins.int
     """within its namespace, higher first"""
+    tokens_on_host: builtins.int
+    """of the messages, each by itself; what has come back to slots stays there as well"""
     @property
     def calls(self) -> global___CallCounts:
         """of the messages that are not released"""
@@ -488,9 +518,10 @@ class WorkflowStats(google.protobuf.message.Message):
         idle: google.protobuf.duration_pb2.Duration | None = ...,
         ended: global___TokenCounts | None = ...,
         priority: builtins.int = ...,
+        tokens_on_host: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["calls", b"calls", "ended", b"ended", "idle", b"idle", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget_tokens", b"budget_tokens", "calls", b"calls", "ended", b"ended", "id", b"id", "idle", b"idle", "namespace", b"namespace", "priority", b"priority", "slots", b"slots", "spent_tokens", b"spent_tokens", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget_tokens", b"budget_tokens", "calls", b"calls", "ended", b"ended", "id", b"id", "idle", b"idle", "namespace", b"namespace", "priority", b"priority", "slots", b"slots", "spent_tokens", b"spent_tokens", "tokens", b"tokens", "tokens_in_slots", b"tokens_in_slots", "tokens_on_host", b"tokens_on_host", "ttl", b"ttl", "ttl_left", b"ttl_left"]) -> None: ...
 
 global___WorkflowStats = WorkflowStats
 
@@ -567,7 +598,7 @@ class MessageStats(google.protobuf.message.Message):
     """calls submitted and not ended that name it"""
     copy_of: builtins.str
     tokens_on_host: builtins.int
-    """0 while the server's only tier is the pool of slots"""
+    """what has come back to slots stays there as well"""
     pinned: builtins.bool
     """the last to be evicted"""
     @property
@@ -630,7 +661,9 @@ global___WatchCacheResponse = WatchCacheResponse
 @typing.final
 class CacheEvent(google.protobuf.message.Message):
     """A run of tokens whose KV was stored, evicted or moved. One message may be several runs, and one run part of several messages.
-    Answers are told of when their tokens are final.
+    Answers are told of when their tokens are final. A run is where the last of its events says: in slots once it was stored,
+    elsewhere once it was moved, and nowhere once it was evicted. What is moved to slots keeps its place on the host, which is
+    told of no more until the run leaves its slots again.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -642,6 +675,8 @@ class CacheEvent(google.protobuf.message.Message):
     CONTENT_KEY_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
     kind: global___CacheEventKind.ValueType
     namespace: builtins.str
     workflow_id: builtins.str
@@ -653,6 +688,10 @@ class CacheEvent(google.protobuf.message.Message):
     tokens: builtins.int
     sequence: builtins.int
     """counts the server's events while somebody watches"""
+    source: global___Tier.ValueType
+    """where it was; unspecified if it was stored"""
+    target: global___Tier.ValueType
+    """where it is now; unspecified if it was evicted"""
     def __init__(
         self,
         *,
@@ -663,7 +702,9 @@ class CacheEvent(google.protobuf.message.Message):
         content_key: builtins.bytes = ...,
         tokens: builtins.int = ...,
         sequence: builtins.int = ...,
+        source: global___Tier.ValueType = ...,
+        target: global___Tier.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["content_key", b"content_key", "kind", b"kind", "message_id", b"message_id", "namespace", b"namespace", "sequence", b"sequence", "tokens", b"tokens", "workflow_id", b"workflow_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content_key", b"content_key", "kind", b"kind", "message_id", b"message_id", "namespace", b"namespace", "sequence", b"sequence", "source", b"source", "target", b"target", "tokens", b"tokens", "workflow_id", b"workflow_id"]) -> None: ...
 
 global___CacheEvent = CacheEvent
