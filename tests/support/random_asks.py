@@ -11,7 +11,7 @@ from pavane.kernels.batch import Batch, Float32, Scored, StepResult
 from pavane.scheduler.attention import BOS, OWN
 from pavane.scheduler.errors import RequestError
 from pavane.scheduler.scoring import Score, ScoreSpec, Scoring
-from pavane.scheduler.spec import CallSpec, DecodeSpec, Receipt, State
+from pavane.scheduler.spec import CallSpec, DecodeSpec, Finish, Outcome, State
 from support.fingerprint import UInt64, fingerprint
 from support.harness import decode
 from support.random_calls import RandomCalls
@@ -157,7 +157,7 @@ class AskingDriver(Driver):
             call = self.rules.calls[name]
             if call.decode is not None and call.decode.attention_mass and outcome.state is State.DONE:
                 self.done["attention"] += 1
-                self._check_attention(call, call.decode, outcome.receipt)
+                self._check_attention(call, call.decode, outcome)
 
     def _check_score(self, scoring: Scoring, score: Score) -> None:
         fps = {}
@@ -179,8 +179,8 @@ class AskingDriver(Driver):
                 by_parent[edge.id] = float(np.mean(score.kl) - np.mean(kl))
         assert dict(score.kl_by_parent) == by_parent
 
-    def _check_attention(self, call: CallSpec, spec: DecodeSpec, receipt: Receipt) -> None:
-        shares = dict(receipt.attention_mass)
+    def _check_attention(self, call: CallSpec, spec: DecodeSpec, outcome: Outcome) -> None:
+        shares, rows = dict(outcome.receipt.attention_mass), outcome.receipt.generated
         bos = self.h.bos_id is not None
         assert [*shares] == [*([BOS] if bos else []), *(edge.id for edge in call.parents), OWN]
         for edge in call.parents:
@@ -191,8 +191,7 @@ class AskingDriver(Driver):
                 assert UNIT * len(told.tokens) <= shares[edge.id] < 2 * UNIT * len(told.tokens)
         told = self.rules.oracle[call.id]
         header = len(call.tokens)
-        assert len(told.tokens) == header + receipt.generated + len(spec.trailer)
-        sums = [weight(told.keys[: header + i]) for i in range(receipt.generated + 1)]
+        assert len(told.tokens) == header + rows + len(spec.trailer)
         # A token that ends the turn is chosen after a row, too, and is none of those generated.
-        ended = bool(spec.end_ids | spec.stop_ids)
-        assert shares[OWN] in [np.mean(sums[:-1]) if receipt.generated else 0.0, np.mean(sums) if ended else 0.0]
+        rows += outcome.finish in (Finish.END_OF_TURN, Finish.STOP)
+        assert shares[OWN] == np.mean([weight(told.keys[: header + i]) for i in range(rows)])
