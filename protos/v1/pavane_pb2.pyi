@@ -1145,7 +1145,8 @@ class Receipt(google.protobuf.message.Message):
     @property
     def attention_mass(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """If asked for, by parent, "(own)" for header and content and "(bos)" if there is one: the share of attention, mean over
-        layers, heads and the tokens that were generated, each in the row from which it was chosen. The shares sum to 1.
+        layers, heads and the tokens that were generated (or ended the turn), each in the row that it was chosen after. They
+        sum to 1.
         """
 
     def __init__(
