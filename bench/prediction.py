@@ -107,8 +107,8 @@ def _iterative_debate(n: Parts) -> int:
 def _debate(n: Parts) -> int:
     """What each agent reads behind the start, but for the answers of round 0, which were written there; what is
     summarised. Where equal answers came from several agents, all of it only once."""
-    agents = [n.parents[i][1:] for i in n.ids("agent")]
-    written = [(i,) for i in n.ids("agent") if i.endswith("-round0")]
+    agents: list[Path] = [n.parents[i][1:] for i in n.ids("agent")]
+    written: list[Path] = [(i,) for i in n.ids("agent") if i.endswith("-round0")]
     return n.union(agents + written) - n.union(written) + n.union(n.parents[i][1:] for i in n.ids("summary-"))
 
 

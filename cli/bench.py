@@ -10,6 +10,7 @@
   pavane bench overhead                                   what is not the forward pass, 8 streams
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
+  pavane bench secure                                     tokens delivered with TLS and API keys, against without
   pavane bench memory                                     resident size, at start and after 1,000 calls
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
@@ -36,7 +37,7 @@ from pavane.bench.workflows.journal import JournalFailed
 from pavane.cli.extras import UsageError
 
 ALL = "all"
-ALONE = ("workflow", "stream", "memory", "sched")  # they start servers of their own, if any
+ALONE = ("workflow", "stream", "secure", "memory", "sched")  # they start servers of their own, if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

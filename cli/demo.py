@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from contextlib import AsyncExitStack
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pavane.bench.server_process import ServerFailed, ServerProcess
+from pavane.bench.server_process import ServerFailed
 from pavane.cli.board import make_board
 from pavane.cli.console import PavaneConsole
 from pavane.cli.extras import UsageError
 from pavane.cli.lanes import Lanes
+from pavane.cli.own_server import own_server, stop_in_order
 from pavane.clients import Client, Fidelity
 from pavane.clients.workflows import Setting
 from pavane.clients.workflows.debate import Debate, DebateSizes
@@ -65,43 +65,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _demo(console: Console, problem: TextProblem, sizes: DebateSizes, model: str | None) -> None:
-    _stop_in_order()
+    stop_in_order()
     console.print(Text.assemble(("Problem  ", "bold"), problem.problem), end="\n\n")
     outcomes: dict[str, Debate] = {}
     async with AsyncExitStack() as stack:
-        with console.status("starting a server ..."):
-            server = await stack.enter_async_context(ServerProcess.serve(*(["--model", model] if model else [])))
-        async with Client(server.target) as client:
-            await _warm_up(client)
+        target = await stack.enter_async_context(own_server(console, model))
         for fidelity, label, headline in ARMS:
             console.print(f"[bold]{headline}[/bold]")
-            async with Client(server.target, namespace=f"demo-{label}") as client:
+            async with Client(target, namespace=f"demo-{label}") as client:
                 with make_board(console, keep=True) as board:
-                    lanes = Lanes(board, _lane)
+                    lanes = Lanes(board)
                     outcomes[label] = await run_debate(client, problem, sizes, Setting(fidelity), lanes)
                     await lanes.ended()
             console.print()
     console.print(comparison(outcomes["chat"], outcomes["reuse"]))
     console.print(verdict(outcomes["chat"], outcomes["reuse"]))
-
-
-def _stop_in_order() -> None:
-    # Ctrl-C does this by itself; the other ways to end a program must not leave the server behind either.
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-
-
-async def _warm_up(client: Client) -> None:
-    # The first forward pass of a process allocates and is slower; neither arm should pay for that.
-    async with client.workflow() as wf:
-        await wf.decode(wf.prefill(user="Count to three."), max_tokens=4)
-
-
-def _lane(message_id: str) -> tuple[str, str]:
-    agent, _, r = message_id.partition("-")
-    return agent.replace("agent", "agent "), r.replace("round", "round ")
 
 
 def comparison(chat: Debate, reuse: Debate) -> Table:

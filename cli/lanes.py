@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
 
 from pavane.cli.board import Board
 from pavane.clients import Message, PavaneError
 
 
-def own_lane(message_id: str) -> tuple[str, str]:
-    """A lane for each call."""
-    return message_id, ""
+def lane_of(message_id: str) -> tuple[str, str]:
+    """The lane of a call and its title there: the rounds of an agent share one, all others have one each."""
+    agent, among, r = message_id.partition("-round")
+    return agent.replace("agent", "agent "), f"round {r}" if among else ""
 
 
 class Lanes:
-    """Follows a workflow. `lane` names the lane and the title of a call by its id; calls of one lane are shown one
-    after the other, since the next may begin before the end of the last is known."""
+    """Follows a workflow. Calls of one lane are shown one after the other, since the next may begin before the end of
+    the last is known."""
 
-    def __init__(self, board: Board, lane: Callable[[str], tuple[str, str]] = own_lane) -> None:
+    def __init__(self, board: Board) -> None:
         self._board = board
-        self._lane = lane
         self._last: defaultdict[str, asyncio.Task[None] | None] = defaultdict(lambda: None)
 
     def on_message(self, message: Message) -> None:
         """Begins to read the call, if it is an answer."""
         if message.call.WhichOneof("kind") == "decode":
-            lane, title = self._lane(message.id)
+            lane, title = lane_of(message.id)
             self._last[lane] = asyncio.create_task(self._show(message, lane, title, self._last[lane]))
 
     async def ended(self) -> None:

@@ -147,6 +147,7 @@ class Batch:
     samples: Samples
     moves: Moves | None = None
     scores: Scores | None = None
+    watched: Int32 | None = None  # rows of which it is asked where their attention goes
 
     @classmethod
     def only(cls, moves: Moves) -> Batch:
@@ -221,6 +222,9 @@ class StepResult:
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
     moved: MoveReport | None = None  # None if there is nothing to report
     scored: Scored | None = None  # None if the batch has no scores
+    # Row after row of `Batch.watched`, for each of its pairs in their order: the share of the row's attention that the
+    # pair has in the merge, exp(lse of the pair - lse of the row), mean over heads and layers.
+    shares: Float32 | None = None
 
     def only(self, kept: list[int]) -> StepResult:
         """Of the samples `kept`."""
@@ -232,6 +236,7 @@ class StepResult:
             None if self.top_logprobs is None else self.top_logprobs[kept],
             self.moved,
             self.scored,
+            self.shares,
         )
 
 

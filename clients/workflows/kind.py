@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -42,6 +43,11 @@ class Kind(Generic[P, S]):
     run: RunWorkflow[P, S]
     samples: tuple[P, ...]
     submit: Callable[[Calls[Any], P, S], object] | None = None
+
+    @property
+    def tutorial(self) -> str:
+        """The graph and what is worth knowing of it: what the workflow's module says."""
+        return inspect.getdoc(inspect.getmodule(self.run)) or ""
 
     def sample_problems(self) -> tuple[P, ...]:
         """A few problems of our own."""
