@@ -31,7 +31,9 @@ def test_answers_are_judged_and_their_edges_measured(tmp_path):
             other = call.replace("1-", "2-") if "agent1" in call else call.replace("2-", "1-")
             assert set(one.kl_by_parent) == {"start", "debate", call[:-1] + "0", other[:-1] + "0"}
             assert one.kl > 1e-3
-    assert "reuse  2" in done.stdout
+    assert [line.split()[:3] for line in done.stdout.splitlines()[2:4]] == [
+        ["debate", mode, "2"] for mode in ("exact", "reuse")
+    ]
     before = path.read_text()
     again = pavane("eval", "debate", "--count", "2", *words)
     assert (again.returncode, again.stdout, path.read_text()) == (0, done.stdout, before), "nothing was left to do"
