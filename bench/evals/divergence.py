@@ -27,7 +27,7 @@ async def divergences(client: Client, outcome: Outcome, layout: Layout = "packed
     Its messages are encoded again as given tokens, each behind the parents that it had: that gives the encodings of the
     run, up to rounding, without its steps. Raises PavaneError.
     """
-    found = []
+    found: list[Divergence] = []
     async with client.workflow() as wf:
         for i, message in outcome.messages.items():
             if message.state == "done":

@@ -47,7 +47,8 @@ class Evaluation:
 
 def questions(kind: Kind[Any, Any], path: Path | None, most: int | None) -> list[Question]:
     """Of a file with a problem in each line, or our own. Raises BadLine with the line of what is wrong."""
-    task, found = TASKS[kind.name], []
+    task = TASKS[kind.name]
+    found: list[Question] = []
     for number, line in enumerate(SAMPLES[kind.name] if path is None else _lines(path), 1):
         if most is not None and len(found) == most:
             break

@@ -32,16 +32,23 @@ class Sections:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._cases = [r for r in journal.recordings if journal.runs(r.case)]
+        measured = [recording for recording in journal.recordings if journal.runs(recording.case)]
+        workflows = [*dict.fromkeys(recording.workflow for recording in measured)]
+        self._cases = sorted(measured, key=lambda one: (workflows.index(one.workflow), *one.sizes.values()))
         peers = {run.arm: None for r in self._cases for run in journal.runs(r.case) if run.arm not in MODES}
         self._css = {mode: mode for mode in MODES}
         self._css |= {name: f"peer{i % PEER_COLOURS}" for i, name in enumerate(peers)}
 
     def table(self, figures: Sequence[Figure]) -> str:
-        """The figures with their bars."""
+        """The figures that have bars; all of them where one asks for it."""
+        held = [figure for figure in figures if figure.bar]
+        everything = element("details", element("summary", "All figures") + self._table(figures))
+        return (self._table(held) if held else "") + everything if figures else ""
+
+    def _table(self, figures: Sequence[Figure]) -> str:
         head = "".join(element("th", escape(word)) for word in ("what", "reuse", "against", "ratio", "95 %", "bar"))
         rows = "".join(element("tr", _cells(figure)) for figure in figures)
-        return element("div", element("table", element("tr", head) + rows), class_="scroll") if figures else ""
+        return element("div", element("table", element("tr", head) + rows), class_="scroll")
 
     def first_tokens(self) -> str:
         return self._dots(

@@ -35,6 +35,8 @@ table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 th, td {
   text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule); vertical-align: top;
 }
+td:first-child { min-width: 15rem; }
+td:last-child { white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .met { color: var(--reuse); font-weight: 600; }

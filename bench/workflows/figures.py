@@ -113,9 +113,9 @@ def figures(recording: Recording, label: str, runs: Sequence[Run]) -> list[Figur
         for name, (what, measure, unit) in MEASURES.items():
             limit, size = limits.get(name), kv_bytes if unit == "GB" else 0
             found.append(_figure(f"{label}: {what}, EXACT / REUSE", measure, exact, reuse, limit, size))
-    once, by_call = (median(map(measure, reuse)) for measure in (kv_distinct, kv_summed))
+    once, by_call = (median(map(measure, reuse)) * kv_bytes / 1e9 for measure in (kv_distinct, kv_summed))
     what = f"{label}: KV read, each call for itself / as it is, REUSE"
-    found.append(Figure(what, by_call / once, None, *(f"{n * kv_bytes / 1e9:.2f} GB" for n in (once, by_call))))
+    found.append(Figure(what, by_call / once, None, f"{once:.2f} GB", f"{by_call:.2f} GB"))
     steps = first_token_steps(reuse)
     if steps is not None:
         what = f"{label}: longest first token with all parents cached, in steps of its batch"
