@@ -97,7 +97,12 @@ async def _one(lab: Lab, journal: Journal, wanted: Evaluation, question: Questio
     setting = Setting(**SETTINGS[mode], temperature=wanted.temperature, seed=wanted.seed + question.number)
     name, task = wanted.kind.name, wanted.task
     async with lab.pavane.client() as client:
-        outcome = await wanted.kind.run(client, question.problem, wanted.sizes, setting)
+        try:
+            outcome = await wanted.kind.run(client, question.problem, wanted.sizes, setting)
+        except ValueError as error:  # an answer that cannot be read is one without a result
+            say(f"  {name}, problem {question.number}, {mode}: {error}")
+            journal.add(Judged(wanted.case, name, question.number, mode, (), (), 0.0, 0, 0.0))
+            return
         moved = await divergences(client, outcome, setting.layout) if score and mode != "exact" else []
     texts = tuple(final_texts(outcome))
     judged = Judged(

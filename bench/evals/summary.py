@@ -39,7 +39,9 @@ def divergence(journal: Journal) -> dict[str, dict[tuple[str, str], float]]:
 
 
 def agreement(one: Judged, other: Judged) -> float:
-    """The share of places in which two runs of a problem give the same answer."""
+    """The share of places in which two runs of a problem give the same answer; 0 if one of them gave none."""
+    if len(one.answers) != len(other.answers) or not one.answers:
+        return 0.0
     return fmean(a == b and a != "" for a, b in zip(one.answers, other.answers, strict=True))
 
 

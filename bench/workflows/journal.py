@@ -54,10 +54,13 @@ class Journal:
 
     def add(self, record: Record) -> None:
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(as_line(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with self.path.open("a") as file:
+                    file.write(as_line(record) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise JournalFailed(f"{self.path} cannot be written: {error}") from error
         self.records.append(record)
 
     @property

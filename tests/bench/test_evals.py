@@ -129,4 +129,6 @@ def test_the_table_has_scores_differences_and_agreement():
         assert shown in lines[3]
     assert lines[4] == "debate, KL that an exact edge would save: b reads a: 0.150, b reads s: 0.000"
     assert divergence(journal) == {"debate": {("b", "a"): pytest.approx(0.15), ("b", "s"): 0.0}}
-    assert agreement(judged(1, "exact", ("",), 0.0), judged(1, "reuse", ("",), 0.0)) == 0, "no answer is none in common"
+    for nothing in ((), ("",)):
+        assert agreement(judged(1, "exact", nothing, 0.0), judged(1, "reuse", nothing, 0.0)) == 0
+    assert agreement(judged(1, "exact", ("4", "4"), 1.0), judged(1, "reuse", (), 0.0)) == 0

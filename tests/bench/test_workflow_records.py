@@ -76,6 +76,11 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
         Journal(path).begin(SETUP)
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(JournalFailed, match="cannot be written: .*No such file or directory"):
+        Journal(tmp_path / "no" / "out.jsonl").begin(SETUP)
+
+
 def test_counts_that_differ_are_seen():
     assert run(recording(), "exact", 0).counted
     assert not run(recording(), "exact", 0, wrong=True).counted
