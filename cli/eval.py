@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         with stopped_in_order():
             asyncio.run(_run(journal, wanted, problems, modes, model, args))
+    except BadLine as error:
+        raise UsageError(str(error)) from error
     except ServerFailed as error:
         console.print(str(error), markup=False)
         return 1

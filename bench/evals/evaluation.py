@@ -17,6 +17,7 @@ from pavane.bench.report import say
 from pavane.bench.workflows.arms import SETTINGS
 from pavane.bench.workflows.journal import Journal
 from pavane.bench.workflows.records import Diverged, Judged
+from pavane.clients import Message
 from pavane.clients.workflows import Kind, Outcome, Setting
 from pavane.clients.workflows.problem import Problem
 from pavane.clients.workflows.sizes import Sizes
@@ -43,6 +44,15 @@ class Evaluation:
     def case(self) -> str:
         sizes = " ".join(f"{one.name}={getattr(self.sizes, one.name)}" for one in fields(self.sizes))
         return f"{self.kind.name} {sizes} temperature={self.temperature:g}"
+
+
+class _Begun:
+    """Sees whether a run came so far as to submit a call."""
+
+    submitted = False
+
+    def on_message(self, message: Message) -> None:
+        self.submitted = True
 
 
 def questions(kind: Kind[Any, Any], path: Path | None, most: int | None) -> list[Question]:
@@ -85,7 +95,8 @@ def final_texts(outcome: Outcome) -> list[str]:
 async def evaluate(
     lab: Lab, journal: Journal, wanted: Evaluation, problems: Sequence[Question], modes: Sequence[str], *, score: bool
 ) -> None:
-    """Adds to the journal what it lacks. All modes of a problem have the same seed. Raises PavaneError."""
+    """Adds to the journal what it lacks. All modes of a problem have the same seed. Raises PavaneError, and BadLine for
+    a problem that the workflow refuses."""
     done = {(judged.problem, judged.mode) for judged in journal.all(Judged) if judged.case == wanted.case}
     for question in problems:
         for mode in modes:
@@ -94,12 +105,16 @@ async def evaluate(
 
 
 async def _one(lab: Lab, journal: Journal, wanted: Evaluation, question: Question, mode: str, *, score: bool) -> None:
+    begun = _Begun()
     setting = Setting(**SETTINGS[mode], temperature=wanted.temperature, seed=wanted.seed + question.number)
     name, task = wanted.kind.name, wanted.task
     async with lab.pavane.client() as client:
         try:
-            outcome = await wanted.kind.run(client, question.problem, wanted.sizes, setting)
-        except ValueError as error:  # an answer that cannot be read is one without a result
+            outcome = await wanted.kind.run(client, question.problem, wanted.sizes, setting, begun)
+        except ValueError as error:
+            if not begun.submitted:
+                raise BadLine(f"problem {question.number}: {error}") from error
+            # An answer that the workflow could not read: a run without a result.
             say(f"  {name}, problem {question.number}, {mode}: {error}")
             journal.add(Judged(wanted.case, name, question.number, mode, (), (), 0.0, 0, 0.0))
             return

@@ -77,7 +77,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(JournalFailed, match="cannot be written: .*No such file or directory"):
+    with pytest.raises(JournalFailed, match=r"cannot be written: .*No such file or directory"):
         Journal(tmp_path / "no" / "out.jsonl").begin(SETUP)
 
 
