@@ -101,17 +101,8 @@ class Sections:
         return "".join(parts) + self._legend() if parts else ""
 
     def divergence(self, kl: Mapping[str, Mapping[tuple[str, str], float]]) -> str:
-        """The graphs of workflows for which `kl` has divergences, by call and parent."""
-        parts = []
-        for workflow, edges in kl.items():
-            named = {end for edge in edges for end in edge}
-            fitting = [r for r in self._journal.recordings if r.workflow == workflow]
-            parents = next(
-                ({call.id: call.parents for call in r.calls} for r in fitting if named <= {c.id for c in r.calls}),
-                _from_edges(edges),
-            )
-            parts.append(element("h3", escape(workflow)) + graph(parents, edges))
-        return "".join(parts)
+        """The graph of each workflow, from divergences by call and parent."""
+        return "".join(element("h3", escape(workflow)) + graph(edges) for workflow, edges in kl.items())
 
     def label(self, recording: Recording) -> str:
         return label(recording, self._cases)
@@ -170,17 +161,3 @@ def _captioned(words: str, drawn: str) -> str:
 
 def _median_run(runs: Sequence[Run]) -> Run:
     return sorted(runs, key=wall)[(len(runs) - 1) // 2]
-
-
-def _from_edges(edges: Mapping[tuple[str, str], float]) -> dict[str, list[str]]:
-    """A graph of nothing but these, each parent before who reads it."""
-    read: dict[str, list[str]] = {parent: [] for _, parent in edges}
-    for call, parent in edges:
-        read.setdefault(call, []).append(parent)
-    ordered: dict[str, list[str]] = {}
-    while len(ordered) < len(read):
-        ready = [call for call, parents in read.items() if call not in ordered and all(p in ordered for p in parents)]
-        if not ready:
-            raise ValueError(f"these calls read each other: {', '.join(call for call in read if call not in ordered)}")
-        ordered |= {call: read[call] for call in ready}
-    return ordered

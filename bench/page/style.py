@@ -74,7 +74,7 @@ circle { fill: currentColor; }
 .decode { fill: var(--reuse); color: var(--reuse); }
 .trailer { fill: var(--trailer); color: var(--trailer); }
 .blocked { fill: var(--rule); color: var(--rule); } .queued { fill: var(--trailer); color: var(--trailer); }
-.edge { stroke: currentColor; stroke-width: 2; } .unknown { color: var(--rule); stroke-dasharray: 3 4; }
+.edge { stroke: currentColor; stroke-width: 2; }
 .shade0 { color: var(--shade0); }
 .shade1 { color: var(--shade1); }
 .shade2 { color: var(--shade2); stroke-width: 2.5; }
