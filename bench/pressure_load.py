@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pavane.clients import Client, Message, Result, Workflow
+from pavane.clients import Client, Fidelity, Message, Result, Workflow
 
 WORDS = (
     "river market signal winter letter engine garden bridge copper island harbour summer teacher window mountain paper "
@@ -135,7 +135,7 @@ class Chat:
     said: list[Message] = field(default_factory=list)
 
     async def turn(self, number: int) -> None:
-        fidelity = "exact" if self.exact else "reuse"
+        fidelity: Fidelity = "exact" if self.exact else "reuse"
         if not number:
             self.said = [self.wf.prefill(system=passage(self.name, words=self.scale.words), fidelity=fidelity)]
         text = passage(self.name, number, words=self.scale.words // 2)

@@ -11,7 +11,7 @@ from pavane.server.convert import STATES
 from pavane.server.status import duration
 
 # What a change of the cache is, from where and to where.
-_CHANGES: dict[Change, tuple[pb.CacheEventKind, pb.Tier, pb.Tier]] = {
+_CHANGES: dict[Change, tuple[pb.CacheEventKind.ValueType, pb.Tier.ValueType, pb.Tier.ValueType]] = {
     "stored": (pb.CACHE_EVENT_KIND_STORED, pb.TIER_UNSPECIFIED, pb.TIER_SLOTS),
     "evicted": (pb.CACHE_EVENT_KIND_EVICTED, pb.TIER_SLOTS, pb.TIER_UNSPECIFIED),
     "left": (pb.CACHE_EVENT_KIND_MOVED, pb.TIER_SLOTS, pb.TIER_HOST),
