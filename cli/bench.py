@@ -38,7 +38,8 @@ from pavane.bench.workflows.journal import JournalFailed
 from pavane.cli.extras import UsageError
 
 ALL = "all"
-ALONE = ("workflow", "stream", "secure", "memory", "pressure", "sched")  # they start servers of their own, if any
+# they start servers of their own, if any
+ALONE = ("workflow", "stream", "secure", "memory", "pressure", "sched")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -250,11 +250,11 @@ class Steps:
         step = self._close()
         if self._cache.tier is not None:
             self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
+        if result.shares is not None:
+            take_shares(step.watched, result.shares)  # before some of these calls end
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)
-        if result.shares is not None:
-            take_shares(step.watched, result.shares)
         if result.scored is not None:
             take_scores(step.scores, result.scored)
         for call in step.mended:
