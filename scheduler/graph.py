@@ -93,6 +93,11 @@ class Graph:
                 linked.append(_link_group(workflow, spec))
         return calls, linked
 
+    def check_score(self, workflow: Workflow, spec: CallSpec) -> None:
+        """RequestError if the call that is to be scored is wrong in itself or reads what is not there."""
+        self._reads(workflow, spec, {})
+        self._check(spec)
+
     def score(
         self,
         workflow: Workflow,
@@ -101,10 +106,9 @@ class Graph:
         retry_after: float,
         admit: Callable[[Sequence[CallSpec]], None],
     ) -> list[Call]:
-        """Checks and links the passes of a score, which are known by no name and released as soon as they end."""
+        """Links the passes of a score, whose call was checked, if they can be accepted; they are known by no name and
+        released as soon as they end."""
         spec = scoring.spec.call
-        self._reads(workflow, spec, {})
-        self._check(spec)
         self._check_unfinished(len(scoring.passes), retry_after)
         admit([spec] * len(scoring.passes))
         scoring.calls = [self._link(workflow, one, now) for one in scoring.specs(self._serial)]

@@ -141,6 +141,7 @@ class Scheduler:
         workflow = self._open_for_calls(namespace, workflow_id, now)
         if workflow.unfinished == 0:
             workflow.busy_since = now
+        self.graph.check_score(workflow, spec.call)
         scoring = Scoring(spec, done)
         passes = self.graph.score(
             workflow, scoring, now, self._admission.retry_after(),

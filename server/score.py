@@ -12,9 +12,15 @@ from pavane.server.convert import receipt_message
 from pavane.server.fields import check_id, known
 
 
-def score_call(request: pb.ScoreRequest, outcome: Callable[[str], Outcome]) -> pb.Call:
-    """The call whose forced tokens, encoded in one pass, are what is to be scored. `outcome` gives a message of the
-    workflow. Raises RequestError."""
+def score_call(request: pb.ScoreRequest, limit: int, outcome: Callable[[str], Outcome]) -> pb.Call:
+    """The call whose forced tokens, encoded in one pass, are what is to be scored. `limit`: positions of the model;
+    `outcome` gives a message of the workflow. Raises RequestError."""
+    count = max(len(request.ids), len(request.call.decode.forced.ids))
+    if count > limit:  # before anything is copied
+        name = request.call.id[:64]
+        raise RequestError(
+            Reason.CONTEXT_TOO_LONG, f"call {name!r} has {count} tokens to score; the model's limit is {limit}", (name,)
+        )
     call = pb.Call()
     call.CopyFrom(request.call)
     check_id(call.id, "call id")

@@ -147,7 +147,8 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         key = _key(request.workflow_id)
         self._engine.check_open(*key)
-        call = score_call(request, lambda message_id: self._engine.outcome(*key, message_id))
+        limit = self._limits.max_model_len
+        call = score_call(request, limit, lambda message_id: self._engine.outcome(*key, message_id))
         (spec,) = await self._specs(pb.SubmitRequest(calls=[call]))
         against_exact = request.against != pb.FIDELITY_REUSE
         score = await self._engine.score(*key, ScoreSpec(spec, against_exact, request.per_parent))
