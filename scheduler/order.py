@@ -18,7 +18,7 @@ from pavane.scheduler.tenants import Tenant, Tenants
 
 Key = tuple[float, ...]
 
-STRETCH = 12.0  # a workflow is due after so many times the time that the whole server needs for what is left of it
+STRETCH = 10.0  # a workflow is due after so many times the time that the whole server needs for what is left of it
 
 
 class Order(Protocol):

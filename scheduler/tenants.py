@@ -1,8 +1,9 @@
 """Tenants, one per namespace: their share of the server, their bounds, and what they use of both.
 
 A tenant is within its share as long as it was not served more. What it did not use of its share is saved up, and what
-it used beyond is remembered, but no more than `burst` of either: a leaky bucket per tenant, that fills at the rate of an
-even share (the virtual time of generalised processor sharing, Parekh and Gallager 1993).
+it used beyond is remembered, but no more than `burst` of either: a leaky bucket per tenant, that fills at the rate of
+an even share (the virtual time of generalised processor sharing, Parekh and Gallager 1993). A new tenant is like one
+that has rested.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 NO_BOUND = 1 << 62
-# In units of estimates.py, some twenty thousand generated tokens: several workflows, so that these can be put in order
+# In units of estimates.py, some twelve thousand generated tokens: several workflows, so that these can be put in order
 # whoever sent them.
-BURST = 300_000.0
+BURST = 200_000.0
 FORGET = 0.999  # of what is known of the server's pace, by each step
 
 
@@ -66,7 +67,7 @@ class Tenants:
     def get(self, name: str) -> Tenant:
         tenant = self.known.get(name)
         if tenant is None:
-            tenant = self.known[name] = Tenant(name, self.named.get(name, self.default), self.even)
+            tenant = self.known[name] = Tenant(name, self.named.get(name, self.default), self.even - self.burst)
         return tenant
 
     def moved(self, tenant: Tenant) -> None:
@@ -103,5 +104,5 @@ class Tenants:
 
     def forget_unused(self) -> None:
         for name in [name for name, t in self.known.items() if not (t.active or t.unfinished or t.workflows)]:
-            if not self.over(self.known[name]):
+            if self.known[name].service <= self.even - self.burst:
                 del self.known[name]
