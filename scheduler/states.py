@@ -129,6 +129,8 @@ class States:
                     self.kept(other)
             call.visible = []
             call.edits = None
+            if call.attention is not None:
+                call.attention.pieces = ()
             self.lifetimes.ended(call)
             self._let_go_of_parents(call)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
+from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
@@ -141,7 +142,7 @@ class Steps:
                     if call not in step.busy:
                         self._park(call)
                     return True
-                count = min(step.room(node), len(node) - node.filled)
+                count = min(step.room(call, node), len(node) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
                 item = encode(self._cache, call, node, count, step)
@@ -253,6 +254,8 @@ class Steps:
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)
+        if result.shares is not None:
+            take_shares(step.watched, result.shares)
         if result.scored is not None:
             take_scores(step.scores, result.scored)
         for call in step.mended:

@@ -462,6 +462,11 @@ class Decode(google.protobuf.message.Message):
     HEADER_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
+    ATTENTION_MASS_FIELD_NUMBER: builtins.int
+    attention_mass: builtins.bool
+    """The receipt says where the attention of the generated tokens went. Costs a merge for each parent, and takes the call
+    out of what calls read together.
+    """
     @property
     def header(self) -> global___Header: ...
     @property
@@ -474,9 +479,10 @@ class Decode(google.protobuf.message.Message):
         header: global___Header | None = ...,
         sampling: global___Sampling | None = ...,
         forced: global___Forced | None = ...,
+        attention_mass: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attention_mass", b"attention_mass", "forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> None: ...
 
 global___Decode = Decode
 
@@ -1085,6 +1091,22 @@ class Receipt(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class AttentionMassEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     REUSED_IN_PLACE_FIELD_NUMBER: builtins.int
     REPOSITIONED_FIELD_NUMBER: builtins.int
     ENCODED_FIELD_NUMBER: builtins.int
@@ -1098,6 +1120,7 @@ class Receipt(google.protobuf.message.Message):
     PARENTS_FIELD_NUMBER: builtins.int
     PREEMPTIONS_FIELD_NUMBER: builtins.int
     PLACEMENT_IGNORED_FIELD_NUMBER: builtins.int
+    ATTENTION_MASS_FIELD_NUMBER: builtins.int
     reused_in_place: builtins.int
     repositioned: builtins.int
     encoded: builtins.int
@@ -1119,6 +1142,12 @@ class Receipt(google.protobuf.message.Message):
     def total(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParentUse]: ...
+    @property
+    def attention_mass(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """If asked for, by parent, "(own)" for header and content and "(bos)" if there is one: the share of attention, mean over
+        layers, heads and the tokens that were generated, each in the row from which it was chosen. The shares sum to 1.
+        """
+
     def __init__(
         self,
         *,
@@ -1135,9 +1164,10 @@ class Receipt(google.protobuf.message.Message):
         parents: collections.abc.Iterable[global___ParentUse] | None = ...,
         preemptions: builtins.int = ...,
         placement_ignored: builtins.bool = ...,
+        attention_mass: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["blocked", b"blocked", "first_token", b"first_token", "queued", b"queued", "total", b"total"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blocked", b"blocked", "encoded", b"encoded", "first_token", b"first_token", "generated", b"generated", "parents", b"parents", "placement_ignored", b"placement_ignored", "preemptions", b"preemptions", "queued", b"queued", "reencoded", b"reencoded", "repositioned", b"repositioned", "reused_in_place", b"reused_in_place", "total", b"total", "trailer", b"trailer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attention_mass", b"attention_mass", "blocked", b"blocked", "encoded", b"encoded", "first_token", b"first_token", "generated", b"generated", "parents", b"parents", "placement_ignored", b"placement_ignored", "preemptions", b"preemptions", "queued", b"queued", "reencoded", b"reencoded", "repositioned", b"repositioned", "reused_in_place", b"reused_in_place", "total", b"total", "trailer", b"trailer"]) -> None: ...
 
 global___Receipt = Receipt
 
