@@ -1,9 +1,10 @@
 """In which order waiting calls start, and which running ones give way.
 
-`FirstCome` goes by when a call became ready. `GraphOrder` knows the graph: the tenant that was served least, for its
-weight, comes first; of a tenant's workflows the one with the highest priority, then the one with the least work left,
-ageing counted; of a workflow's calls the one with the longest chain below it. (Longest chain first between workflows
-would be longest job first.)
+`FirstCome` goes by when a call became ready. `GraphOrder` knows the graph. Tenants within their share come first, then
+the others, the one that is least beyond it before; of a tenant's workflows the one with the highest priority; between
+workflows the one that is due first; of a workflow's calls the one with the longest chain below it. A workflow is due
+after a multiple of the time that the server would need for what is left of it: so less work left goes first, and age
+counts. (Longest chain first between workflows would be longest job first.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pavane.scheduler.tenants import Tenant, Tenants
 
 Key = tuple[float, ...]
 
-AGEING = 400.0  # work that a workflow may have more for each second that it has been busy longer
+STRETCH = 10.0  # a workflow is due after so many times the time that the whole server needs for what is left of it
 
 
 class Order(Protocol):
@@ -100,85 +101,78 @@ class FirstCome:
 
 
 class GraphOrder:
-    """See the module's docstring. Three heaps, one in the other; entries that are out of date are passed over."""
+    """See the module's docstring. `first` is linear in the tenants that wait; below it heaps, in which entries that are
+    out of date are passed over."""
 
     fair = True
 
-    def __init__(self, tenants: Tenants, ageing: float = AGEING) -> None:
+    def __init__(self, tenants: Tenants, stretch: float = STRETCH) -> None:
         self._tenants = tenants
-        self._ageing = ageing
-        self._by_service: list[tuple[float, str]] = []
-        self._offered: set[str] = set()  # the names in it
-        self._shares: dict[str, _Share] = {}
+        self._stretch = stretch
+        self._shares: dict[Tenant, _Share] = {}  # of tenants with waiting calls
 
     def push(self, call: Call) -> None:
         workflow = call.workflow
-        share = self._shares.setdefault(workflow.tenant.name, _Share())
+        share = self._shares.setdefault(workflow.tenant, _Share())
         queue = share.queues.get(workflow)
         if queue is None:
-            queue = share.queues[workflow] = _Queue(self._place(workflow))
+            queue = share.queues[workflow] = _Queue(self._due(workflow))
             share.push(workflow, queue)
         queue.waiting += 1
         queue.put(call)
-        self._offer(workflow.tenant)
 
     def remove(self, call: Call) -> None:
         workflow = call.workflow
-        share = self._shares[workflow.tenant.name]
+        share = self._shares[workflow.tenant]
         queue = share.queues[workflow]
         queue.waiting -= 1
         if queue.waiting == 0:
             del share.queues[workflow]
             if not share.queues:
-                del self._shares[workflow.tenant.name]
+                del self._shares[workflow.tenant]
 
     def first(self) -> Call | None:
-        while self._by_service:
-            service, name = self._by_service[0]
-            share, tenant = self._shares.get(name), self._tenants.known.get(name)
-            if share is None or tenant is None or tenant.running >= tenant.limits.max_running:
-                heapq.heappop(self._by_service)
-                self._offered.remove(name)
-            elif service != tenant.service:
-                heapq.heapreplace(self._by_service, (tenant.service, name))
-            else:
-                return share.first()
-        return None
+        best: tuple[float, float] | None = None
+        queue = None
+        for tenant, share in self._shares.items():
+            if tenant.may_start > 0:
+                head = share.first()
+                turn = (self._tenants.over(tenant), head.due)
+                if best is None or turn < best:
+                    best, queue = turn, head
+        return queue.first() if queue is not None else None
 
     def key(self, call: Call) -> Key:
-        return (call.workflow.tenant.service, *self._place(call.workflow), -call.chain, call.serial)
+        return (*self.place(call.workflow), -call.chain, call.serial)
+
+    def place(self, workflow: Workflow) -> Key:
+        """The order among workflows, smaller first. Between tenants priorities do not count when calls start."""
+        return (self._tenants.over(workflow.tenant), -workflow.priority, self._due(workflow))
 
     def raised(self, call: Call) -> None:
-        self._shares[call.workflow.tenant.name].queues[call.workflow].put(call)
+        self._shares[call.workflow.tenant].queues[call.workflow].put(call)
 
     def changed(self, workflow: Workflow) -> None:
-        share = self._shares.get(workflow.tenant.name)
+        share = self._shares.get(workflow.tenant)
         queue = share.queues.get(workflow) if share is not None else None
         if share is not None and queue is not None:
-            queue.place = self._place(workflow)
+            queue.due = self._due(workflow)
             share.push(workflow, queue)
 
     def free(self, tenant: Tenant) -> None:
-        if tenant.name in self._shares:
-            self._offer(tenant)
+        pass
 
-    def _place(self, workflow: Workflow) -> Key:
-        # Work left minus ageing * age; what is the same for all at a time is left out, so that it need not change.
-        return (-workflow.priority, workflow.work + self._ageing * workflow.busy_since)
-
-    def _offer(self, tenant: Tenant) -> None:
-        if tenant.name not in self._offered:
-            self._offered.add(tenant.name)
-            heapq.heappush(self._by_service, (tenant.service, tenant.name))
+    def _due(self, workflow: Workflow) -> float:
+        return workflow.busy_since + self._stretch * self._tenants.seconds(workflow.work)
 
 
 class _Queue:
     """The waiting calls of one workflow."""
 
-    __slots__ = ("heap", "place", "waiting")
+    __slots__ = ("due", "heap", "waiting")
 
-    def __init__(self, place: Key) -> None:
-        self.place = place
+    def __init__(self, due: float) -> None:
+        self.due = due
         self.heap: list[tuple[float, int, Call]] = []
         self.waiting = 0
 
@@ -200,18 +194,22 @@ class _Share:
 
     def __init__(self) -> None:
         self.queues: dict[Workflow, _Queue] = {}
-        self.heap: list[tuple[Key, int, Workflow]] = []
+        self.heap: list[tuple[int, float, int, Workflow]] = []
 
     def push(self, workflow: Workflow, queue: _Queue) -> None:
-        heapq.heappush(self.heap, (queue.place, workflow.serial, workflow))
+        heapq.heappush(self.heap, _entry(workflow, queue))
         if len(self.heap) > 2 * len(self.queues) + 64:
-            self.heap = [(queue.place, workflow.serial, workflow) for workflow, queue in self.queues.items()]
+            self.heap = [_entry(workflow, queue) for workflow, queue in self.queues.items()]
             heapq.heapify(self.heap)
 
-    def first(self) -> Call:
+    def first(self) -> _Queue:
         while True:
-            place, _, workflow = self.heap[0]
+            priority, due, _, workflow = self.heap[0]
             queue = self.queues.get(workflow)
-            if queue is not None and queue.place == place:
-                return queue.first()
+            if queue is not None and queue.due == due and workflow.priority == -priority:
+                return queue
             heapq.heappop(self.heap)
+
+
+def _entry(workflow: Workflow, queue: _Queue) -> tuple[int, float, int, Workflow]:
+    return (-workflow.priority, queue.due, workflow.serial, workflow)

@@ -59,8 +59,6 @@ class States:
         elif call.state is State.QUEUED:
             self.order.remove(call)
             tenant.waiting -= 1
-        if state is State.QUEUED:
-            self.tenants.joins(tenant)
         if call.state is State.BLOCKED and not state.ended:
             self.lifetimes.resolved(call)
         was_running = call.state is State.RUNNING
@@ -73,6 +71,7 @@ class States:
         elif state is State.QUEUED:
             tenant.waiting += 1
             self.order.push(call)
+        self.tenants.moved(tenant)
         if was_running:
             self.order.free(tenant)
 

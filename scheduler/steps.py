@@ -6,6 +6,7 @@ in the order of the policy, what has prompts to encode: running calls and waitin
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node
@@ -25,6 +26,7 @@ from pavane.scheduler.samples import Taken, taken_tokens
 from pavane.scheduler.scoring import make_scores, take_scores
 from pavane.scheduler.spec import Failure, Finish, Restarted, State
 from pavane.scheduler.states import States
+from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import TextRules
 from pavane.scheduler.yielding import Yielding
 
@@ -186,7 +188,6 @@ class Steps:
                 )
                 states.end(call, State.FAILED, now, Failure(Reason.NEVER_FITS, text, (call.id,)))
                 continue
-            states.tenants.floor = max(states.tenants.floor, call.workflow.tenant.service)
             states.enter(call, State.RUNNING)
             call.started_at = call.started_at if call.started_at is not None else now
             moved = True
@@ -247,7 +248,7 @@ class Steps:
     # ---- what came of it
 
     def commit(self, result: StepResult, now: float) -> None:
-        step = self._close()
+        step = self._close(result.forward_s)
         if self._cache.tier is not None:
             self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
         if result.shares is not None:
@@ -292,13 +293,14 @@ class Steps:
                 call.attempt += 1
                 self._park(call)
 
-    def _close(self) -> Step:
+    def _close(self, seconds: float = 0.0) -> Step:
         step, self.step = self.step, None
         assert step is not None
-        tenants = self._states.tenants
+        work: dict[Tenant, float] = defaultdict(float)
         sampled = {id(sample.item) for sample in step.samples}
         for item in step.items:
-            tenants.charge(item.call.workflow.tenant, DECODED if id(item) in sampled else item.rows)
+            work[item.call.workflow.tenant] += DECODED if id(item) in sampled else item.rows
+        self._states.tenants.serve(work, seconds)
         self.touched = dict.fromkeys(step.busy)
         return step
 

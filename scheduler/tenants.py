@@ -1,10 +1,21 @@
-"""Tenants, one per namespace: their share of the server, their bounds, and what they use of both."""
+"""Tenants, one per namespace: their share of the server, their bounds, and what they use of both.
+
+A tenant is within its share as long as it was not served more. What it did not use of its share is saved up, and what
+it used beyond is remembered, but no more than `burst` of either: a leaky bucket per tenant, that fills at the rate of
+an even share (the virtual time of generalised processor sharing, Parekh and Gallager 1993). A new tenant is like one
+that has rested.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 NO_BOUND = 1 << 62
+# In units of estimates.py, some twelve thousand generated tokens: several workflows, so that these can be put in order
+# whoever sent them.
+BURST = 200_000.0
+FORGET = 0.999  # of what is known of the server's pace, by each step
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class TenantLimits:
 class Tenant:
     name: str
     limits: TenantLimits
-    service: float = 0.0  # work done for it, divided by its weight
+    service: float = 0.0  # work done for it, divided by its weight; near `Tenants.even`
     waiting: int = 0  # calls that are ready and wait for room
     running: int = 0
     unfinished: int = 0
@@ -34,6 +45,11 @@ class Tenant:
     def active(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def may_start(self) -> int:
+        """How many of the calls that wait its bound of running ones allows."""
+        return min(self.waiting, self.limits.max_running - self.running)
+
 
 @dataclass(slots=True)
 class Tenants:
@@ -41,29 +57,52 @@ class Tenants:
 
     default: TenantLimits = field(default_factory=TenantLimits)
     named: dict[str, TenantLimits] = field(default_factory=dict)
+    burst: float = BURST
     known: dict[str, Tenant] = field(default_factory=dict)
-    floor: float = 0.0  # the service of the tenant that was served last
+    active: dict[Tenant, None] = field(default_factory=dict)
+    even: float = 0.0  # the service of a tenant that always had calls to run, and got its share
+    _work: float = 5_000.0  # done lately, in ...
+    _seconds: float = 1.0
 
     def get(self, name: str) -> Tenant:
         tenant = self.known.get(name)
         if tenant is None:
-            tenant = self.known[name] = Tenant(name, self.named.get(name, self.default))
+            tenant = self.known[name] = Tenant(name, self.named.get(name, self.default), self.even - self.burst)
         return tenant
 
-    def joins(self, tenant: Tenant) -> None:
-        """A call of it begins to wait: rest saves nothing up (start-time fair queueing, Goyal et al. 1996)."""
-        if not tenant.active:
-            tenant.service = max(tenant.service, self.floor)
+    def moved(self, tenant: Tenant) -> None:
+        """The number of its calls that wait or run has changed."""
+        if tenant.active:
+            self.active[tenant] = None
+        else:
+            self.active.pop(tenant, None)
 
-    def charge(self, tenant: Tenant, work: float) -> None:
-        tenant.service += work / tenant.limits.weight
+    def serve(self, work: Mapping[Tenant, float], seconds: float) -> None:
+        """A step that took `seconds` (0: not known) has done `work`."""
+        total = sum(work.values())
+        even = self.even + total / (sum(tenant.limits.weight for tenant in self.active) or 1.0)
+        for tenant, units in work.items():
+            kept = max(tenant.service, self.even - self.burst)
+            tenant.service = min(kept + units / tenant.limits.weight, even + self.burst)
+        self.even = even
+        if seconds > 0:
+            self._work = FORGET * self._work + total
+            self._seconds = FORGET * self._seconds + seconds
+
+    def over(self, tenant: Tenant) -> float:
+        """What it was served beyond its share and what it had saved up; 0 within its share."""
+        return max(0.0, tenant.service - self.even)
+
+    def seconds(self, work: float) -> float:
+        """That the whole server needs for it, as things went lately."""
+        return work * self._seconds / self._work
 
     def fair_share(self, tenant: Tenant, total: int) -> float:
         """Of `total` places, among those that have calls to run."""
-        weights = sum(other.limits.weight for other in self.known.values() if other.active or other is tenant)
+        weights = sum(other.limits.weight for other in self.active if other is not tenant) + tenant.limits.weight
         return total * tenant.limits.weight / weights
 
     def forget_unused(self) -> None:
         for name in [name for name, t in self.known.items() if not (t.active or t.unfinished or t.workflows)]:
-            if self.known[name].service <= self.floor:
+            if self.known[name].service <= self.even - self.burst:
                 del self.known[name]

@@ -1,10 +1,11 @@
-"""Which running calls give way to those of other tenants, that have less than their share of the places."""
+"""Which running calls give way to those of tenants that are within their share."""
 
 from __future__ import annotations
 
 from pavane.scheduler.calls import Call
 from pavane.scheduler.states import States
-from pavane.scheduler.tenants import Tenant
+
+CLEARLY = 16  # a tenant is, from this part of a burst beyond its share on: else two would take turns at giving way
 
 
 class Yielding:
@@ -13,25 +14,15 @@ class Yielding:
         self._places = places
 
     def to_others(self) -> list[Call]:
-        """Those to preempt before the next step, if all places are taken and the call that is next is of a tenant that
-        has fewer than its share while another has more. What is preempted has lost nothing but time: its encodings stay
-        as cache."""
-        states = self._states
+        """Those to preempt before the next step, if all places are taken: calls of tenants that are clearly beyond
+        their share, one for each that waits and whose tenant is within its own. What is preempted has lost nothing but
+        time: its encodings stay as cache."""
+        states, tenants = self._states, self._states.tenants
         if not states.order.fair or len(states.running) < self._places:
             return []
-        call = states.order.first()
-        if call is None:
+        waiting = sum(tenant.may_start for tenant in tenants.active if not tenants.over(tenant))
+        if not waiting:
             return []
-        tenant = call.workflow.tenant
-        missing = min(tenant.waiting, int(states.tenants.fair_share(tenant, self._places)) - tenant.running)
-        victims: list[Call] = []
-        for other in sorted(states.tenants.known.values(), key=self._excess, reverse=True) if missing > 0 else ():
-            excess = int(self._excess(other))
-            if len(victims) == missing or excess <= 0:
-                break
-            running = sorted((c for c in states.running if c.workflow.tenant is other), key=states.order.key)
-            victims += running[-min(excess, missing - len(victims)) :]
-        return victims
-
-    def _excess(self, tenant: Tenant) -> float:
-        return tenant.running - self._states.tenants.fair_share(tenant, self._places)
+        beyond = tenants.burst / CLEARLY
+        victims = [call for call in states.running if tenants.over(call.workflow.tenant) > beyond]
+        return sorted(victims, key=states.order.key)[-waiting:]

@@ -19,7 +19,7 @@ SATURATION_WORKFLOWS = 300
 
 @dataclass(frozen=True)
 class Player:
-    """Plays traces in coarse tokens; `num_slots` of a system are fine ones."""
+    """Plays traces in coarse tokens; `num_slots` and `burst` of a system count fine ones."""
 
     cost: CostModel
     grain: int
@@ -28,7 +28,7 @@ class Player:
         """Raises SimulationError, also if a call failed."""
         slots = system.num_slots if system.num_slots == ENOUGH_SLOTS else system.num_slots // self.grain
         runner = SimulatedRunner(self.cost, self.grain, system.max_num_batched_tokens)
-        scheduler = replace(system, num_slots=slots).scheduler()
+        scheduler = replace(system, num_slots=slots, burst=system.burst / self.grain).scheduler()
         run = Simulator(scheduler, runner, coarsen(trace, self.grain), priorities=system.priorities).run(awaited)
         run.check()
         return refine(run, self.grain)

@@ -10,6 +10,7 @@ from pavane.bench.simulation.tokens import VOCABULARY
 from pavane.cache import GraphCache
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.tenants import BURST, Tenants
 from pavane.scheduler.text import ConstraintState, StopMatcher
 
 Eviction = Literal["graph", "lru"]
@@ -27,6 +28,7 @@ class System:
     max_model_len: int = 65_536
     policy: str = "graph"
     eviction: Eviction = "graph"
+    burst: float = BURST  # of tenants, in units of work
     priorities: Mapping[str, int] = field(default_factory=dict)  # of a tenant's workflows, where not 0
 
     def cache(self) -> GraphCache:
@@ -40,6 +42,7 @@ class System:
             max_running=self.max_num_seqs,
             token_budget=self.max_num_batched_tokens,
             policy=self.policy,
+            tenants=Tenants(burst=self.burst),
         )
 
 

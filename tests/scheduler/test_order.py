@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from support.harness import FakeRunner, Harness, decode, prefill
 
-from pavane.scheduler.estimates import Estimates
+from pavane.scheduler.estimates import DECODED, Estimates
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import CallSpec, State
-from pavane.scheduler.tenants import TenantLimits, Tenants
+from pavane.scheduler.spec import CallSpec
+from pavane.scheduler.tenants import Tenant, TenantLimits, Tenants
+from pavane.scheduler.yielding import CLEARLY
 
 
 def harness(max_running: int = 1, *, policy: str = "graph", tenants: Tenants | None = None) -> Harness:
@@ -91,33 +92,33 @@ def test_within_a_workflow_the_longest_chain_goes_first() -> None:
     assert h.ended["w.root"].receipt.queued_s < h.ended["w.leaf"].receipt.queued_s
 
 
-def test_a_tenant_that_was_served_less_gives_its_calls_the_next_place() -> None:
-    h = harness(max_running=2)
+def test_a_call_of_a_tenant_within_its_share_gets_the_place_of_one_beyond() -> None:
+    h = harness(max_running=2, tenants=Tenants(burst=16.0))
     for i in range(10):
         submit(h, f"w{i}", decode("a", [3, i + 4], max_tokens=20), tenant="loud", priority=9)
     for _ in range(5):
         h.step()
     submit(h, "w", decode("a", [3, 90], max_tokens=5), tenant="quiet")
     h.run()
-    assert h.ended["quietw.a"].receipt.queued_s <= 1.0, "a call of the other tenant gave way"
+    assert h.ended["quietw.a"].receipt.queued_s <= 3.0, "a call of the other tenant gave way"
     assert sum(outcome.receipt.preemptions for outcome in h.ended.values()) == 1
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0])
 def test_shares_go_by_weight(weight: float) -> None:
-    tenants = Tenants(named={"a": TenantLimits(weight=weight)})
+    tenants = Tenants(named={"a": TenantLimits(weight=weight)}, burst=200.0)
     h = harness(max_running=4, tenants=tenants)
     for tenant in ("a", "b"):
-        for i in range(60):
-            submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=10, end_ids=frozenset()), tenant=tenant)
-    for _ in range(120):
+        for i in range(100):
+            submit(h, f"w{i}", decode("x", [3, i % 90 + 4], max_tokens=5 + i % 9, end_ids=frozenset()), tenant=tenant)
+    for _ in range(300):
         h.step()
-    done = [sum(n.startswith(t) and o.state is State.DONE for n, o in h.ended.items()) for t in ("a", "b")]
-    assert done[0] / done[1] == pytest.approx(weight, rel=0.2)
+    tokens = [sum(o.receipt.generated for n, o in h.ended.items() if n.startswith(t)) for t in ("a", "b")]
+    assert tokens[0] / tokens[1] == pytest.approx(weight, rel=0.2)
 
 
-def test_rest_saves_nothing_up() -> None:
-    h = harness(max_running=1)
+def test_who_was_away_gets_no_more_than_the_share_from_those_who_were_not() -> None:
+    h = harness(max_running=1, tenants=Tenants(burst=1.0))
     for i in range(20):
         submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=10), tenant="a")
     for _ in range(100):
@@ -130,6 +131,57 @@ def test_rest_saves_nothing_up() -> None:
     names = list(h.ended)[before:]
     counts = [sum(name.startswith(t) for name in names) for t in ("a", "b")]
     assert abs(counts[0] - counts[1]) <= 2, "b does not get all because it was idle before"
+
+
+def test_a_tenant_saves_up_and_owes_a_burst_at_most() -> None:
+    tenants = Tenants(burst=100.0)
+    a, b = (tenants.get(name) for name in "ab")
+    assert a.service == tenants.even - 100, "a new one is like one that has rested"
+
+    def serve(*served: tuple[Tenant, float], active: tuple[Tenant, ...] = (a, b)) -> None:
+        for tenant in (a, b):
+            tenant.waiting = int(tenant in active)
+            tenants.moved(tenant)
+        tenants.serve(dict(served), 1.0)
+
+    serve((a, 1000.0), active=(a,))
+    assert (a.service, tenants.even) == (900.0, 1000.0), "nobody else wanted anything"
+    serve((b, 300.0))
+    assert tenants.over(b) == pytest.approx(300 - 100 - 150), "what it had saved up is used up"
+    serve((b, 900.0))
+    assert tenants.over(b) == pytest.approx(100.0)
+    serve((a, 200.0))
+    assert tenants.over(b) == tenants.over(a) == 0.0, "what was owed is paid, or was saved up"
+    assert tenants.seconds(5000.0 + 2400.0) == pytest.approx(1.0 + 4.0, rel=0.01), "what it was at first, and since"
+
+
+def test_within_their_share_tenants_go_by_what_is_due_and_not_by_priority() -> None:
+    tenants = Tenants(burst=1e6)
+    h = harness(tenants=tenants)
+    submit(h, "blocker", decode("x", [3, 7], max_tokens=8), tenant="a")
+    h.step()
+    submit(h, "long", decode("x", [3, 4], max_tokens=60), tenant="a", priority=9)
+    submit(h, "short", decode("x", [3, 5], max_tokens=5), tenant="b")
+    h.run()
+    assert h.ended["bshort.x"].receipt.queued_s < h.ended["along.x"].receipt.queued_s
+
+
+def test_calls_give_way_only_where_their_tenant_is_clearly_beyond_its_share() -> None:
+    tenants = Tenants(burst=1_000.0)
+    h = harness(max_running=2, tenants=tenants)
+    for i in range(4):
+        submit(h, f"w{i}", decode("x", [3, i + 4], max_tokens=40), tenant="a")
+    h.step()
+    tenants.known["a"].service = tenants.even
+    submit(h, "w", decode("x", [3, 50], max_tokens=40), tenant="b")
+    submit(h, "v", decode("x", [3, 60], max_tokens=40), tenant="b")
+    beyond = 0.0
+    while all(call.workflow.namespace == "a" for call in h.scheduler.running):
+        beyond = tenants.over(tenants.known["a"])
+        h.step()
+    assert beyond == pytest.approx(1_000 / CLEARLY, abs=DECODED)
+    h.run()
+    assert len(h.ended) == 6
 
 
 @pytest.mark.parametrize("policy", ["graph", "fcfs"])
