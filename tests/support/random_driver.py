@@ -229,7 +229,7 @@ class Driver:
         elif rng.random() < 0.3:
             wild = ["cancel", "cancel", "seal", "seal", "seal", "close", "expire"] if not self.calm else []
             between = ["preempt"] * 3 if self.batch is None and self.flying is None else []
-            verb = rng.choice(["release", "release", "evict", "evict", "promote", "promote", "promote", *between, *wild])
+            verb = rng.choice(["release", "release", "evict", "evict", *["promote"] * 3, *between, *wild])
         else:
             verb = "begin" if self.batch is None else "end"
         if getattr(self, verb)() is not False:
