@@ -60,6 +60,7 @@ class Driver:
             host_pages=host_pages,
         )
         self.s = self.h.scheduler
+        self.s.tenants.burst = 100.0  # so that tenants come to be beyond their share in so short a time
         self.batch: Batch | None = None
         self.result: StepResult | RuntimeError | None = None  # of `batch`, if it was begun ahead
         self.kept: list[int] | None = None
@@ -228,7 +229,7 @@ class Driver:
         elif rng.random() < 0.3:
             wild = ["cancel", "cancel", "seal", "seal", "seal", "close", "expire"] if not self.calm else []
             between = ["preempt"] * 3 if self.batch is None and self.flying is None else []
-            verb = rng.choice(["release", "release", "evict", "evict", "promote", "promote", *between, *wild])
+            verb = rng.choice(["release", "release", "evict", "evict", *["promote"] * 3, *between, *wild])
         else:
             verb = "begin" if self.batch is None else "end"
         if getattr(self, verb)() is not False:
