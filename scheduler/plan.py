@@ -156,7 +156,8 @@ def _segments(items: Sequence[Item], share: bool) -> list[_Segment]:
         causal = alone.pop(0)
         for node in path:
             span = Span(node, node.lo)
-            if readers[span] > 1 and _worth_a_merge(len(node), readers[span]):
+            whole = node.hi <= item.lo  # else it is being computed here, and each of its rows sees only what is before it
+            if whole and readers[span] > 1 and _worth_a_merge(len(node), readers[span]):
                 _read(shared, span, item, 0)
             else:
                 causal += cut(node.slots(), item.hi - node.lo)[0] if node.hi > item.hi else node.slots()
