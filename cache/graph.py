@@ -190,14 +190,17 @@ class GraphCache:
     def fill(self, node: Node, count: int) -> int:
         """The next `count` tokens of `node` are written by the step being planned. Returns how many of them never were
         before."""
-        assert node.filled + count <= min(len(node), length_of(node.extents or []))
-        node.filled += count
-        first = max(0, min(count, node.filled - node.known))
-        node.known = max(node.known, node.filled)
-        if node.complete:
+        filled, length = node.filled + count, len(node.tokens)
+        assert filled <= length
+        assert filled <= length_of(node.extents or [])
+        node.filled = filled
+        first = min(count, filled - node.known)
+        if first > 0:
+            node.known = filled
+        if filled == length:
             self._stored(node)  # while its owner is known
             node.owner = None
-        return first
+        return max(0, first)
 
     def unfill(self, node: Node, depth: int) -> None:
         """The step that was to write the path of `node` from `depth` on has failed."""
@@ -451,6 +454,7 @@ class GraphCache:
             del self.slots_held[namespace]
 
     def _split(self, upper: Node, lower: Node) -> None:
+        lower.context.splits += 1
         self._idle.split(upper, lower)
         if self.tier is not None:
             self.tier.split(upper, lower)

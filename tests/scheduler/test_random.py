@@ -12,6 +12,7 @@ from support.harness import Harness, decode, digest, prefill
 from support.tiers import empty
 
 from pavane.kernels.batch import Batch, StepResult
+from pavane.scheduler import layout
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.calls import Group
 from pavane.scheduler.errors import Reason, RequestError
@@ -43,6 +44,12 @@ REFUSALS = {
     Reason.DEADLINE_EXCEEDED,
     Reason.DEADLINE_HOPELESS,
 }
+
+
+@pytest.fixture(autouse=True)
+def _share_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts are short: else nothing would be read together where it was encoded."""
+    monkeypatch.setattr(layout, "MERGE_COST", 4)
 
 
 class Driver:
@@ -249,9 +256,12 @@ class Driver:
         self.result = self.kept = None
         if self.flying is None:
             self.batch = self.s.schedule(self.h.now)
+            if self.batch is not None:
+                self.h.check_layout(self.batch)
         else:
             ahead, self.result = self.flying
             self.batch, self.kept = ahead.batch, self.s.adopt(ahead, self.h.now)
+            self.h.check_layout(self.batch)
             adopted[len(self.kept) == len(ahead.items)] += 1
         self.following = self.s.ahead() if self.rng.random() < self.eager else None
         if self.batch is None:
