@@ -135,6 +135,12 @@ class GraphCache:
         out: list[Span] = []
         for span in spans:
             for wanted in span.nodes():
+                if wanted in seen:
+                    continue
+                if wanted.complete:  # nearly always
+                    seen.add(wanted)
+                    out.append(Span(wanted, wanted.lo))
+                    continue
                 stack: list[tuple[Node, bool]] = [(wanted, False)]
                 while stack:
                     node, inputs_done = stack.pop()
@@ -151,16 +157,17 @@ class GraphCache:
         """Locks `needs`, makes `owner` the one who computes what is missing in them and gives it slots; `spare` more
         for the last one, to grow into. All or nothing: False if there is no room now, NeverFitsError if there never is.
         """
-        for span in needs:
-            self._lock(span)
-        missing = [n for s in needs for n in s.upwards() if n.owner is None and not n.complete]
+        nodes = [node for span in needs for node in span.upwards()]
+        for node in nodes:
+            self._lock(node)
+        missing = [node for node in nodes if node.owner is None and not node.complete]
         sizes = [len(n) for n in missing]
         if missing:
             sizes[-1] += spare
         want = sum(max(0, size - length_of(n.extents or [])) for n, size in zip(missing, sizes, strict=True))
         if want > self.pool.free + self.idle_slots:
-            for span in needs:
-                self._unlock(span)
+            for node in nodes:
+                self._unlock(node)
             total = spare + sum(span.length for span in needs)
             if total > self.pool.size:
                 raise NeverFitsError(total, self.pool.size)
@@ -178,9 +185,8 @@ class GraphCache:
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
-            nodes = list(span.upwards())
-            self._unlock(span)
-            for node in nodes:
+            for node in list(span.upwards()):
+                self._unlock(node)
                 if node.owner is owner:
                     node.owner = None
                 if node.locks == 0:
@@ -210,10 +216,15 @@ class GraphCache:
             was = len(part) if part.complete and part.indexed else 0
             part.filled = min(part.filled, max(0, depth - part.lo))
             self._evicted(part, was)
-            part.known = min(part.known, max(0, depth - part.lo))
             if part.locks == 0 and part.attached:
                 self._settle(part)
                 self._trees.prune(part)
+
+    def unlearn(self, node: Node, lo: int, hi: int) -> None:
+        """The tokens at depths [lo, hi) of the path to `node` were to be computed for the first time, and were not."""
+        for part in Span(node, 0).upwards():
+            if part.lo < hi and part.hi > lo:
+                part.known = min(part.known, max(0, lo - part.lo))
 
     # ---- the tail of a running decode
 
@@ -322,7 +333,7 @@ class GraphCache:
             assert self.tier is not None
             if node.covered:
                 node.owner = self.tier
-            self._lock(Span(node, node.lo))
+            self._lock(node)
             self.tier.fetch(node)
 
     def _land(self, node: Node, coming: Coming, good: bool) -> None:
@@ -335,7 +346,7 @@ class GraphCache:
             node.owner = None
         if node.complete:
             self._stored(node)
-        self._unlock(Span(node, node.lo))
+        self._unlock(node)
         if node.locks == 0:
             self._settle(node)
             self._let_rest(node)
@@ -411,17 +422,15 @@ class GraphCache:
 
     # ---- parts
 
-    def _lock(self, span: Span) -> None:
-        for node in span.upwards():
-            if node.locks == 0:
-                self._idle.discard(node)
-            node.locks += 1
+    def _lock(self, node: Node) -> None:
+        if node.locks == 0:
+            self._idle.discard(node)
+        node.locks += 1
 
-    def _unlock(self, span: Span) -> None:
-        for node in span.upwards():
-            node.locks -= 1
-            if node.locks == 0 and node.extents is not None:
-                self._idle.add(node)
+    def _unlock(self, node: Node) -> None:
+        node.locks -= 1
+        if node.locks == 0 and node.extents is not None:
+            self._idle.add(node)
 
     def _hold(self, node: Node, level: Keep) -> None:
         node.holders[level] += 1
@@ -482,7 +491,7 @@ class GraphCache:
             if own.holders[level]:  # the one who ran it
                 self._hold(twin, level)
         if own.locks:
-            self._lock(Span(twin, twin.lo))
+            self._lock(twin)
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
             self._give_back(own, own.extents)

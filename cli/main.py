@@ -21,6 +21,7 @@ COMMANDS = {
     "top": "watch a server work",
     "run": "run a graph of calls from a YAML file",
     "plan": "what a graph of calls would cost; nothing runs",
+    "keys": "make API keys",
     "bench": "measure",
 }
 

@@ -23,6 +23,7 @@ Bool = npt.NDArray[np.bool_]
 
 NO_TOKEN = -1
 NO_MASK = -1
+NO_REFERENCE = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +55,23 @@ class Samples:
     masks: UInt32  # [masks, ceil(vocabulary / 32)]; token t is allowed if bit t % 32 of word t // 32 is set
     masks_ready: Callable[[], None] | None  # called once before masks are read: waits until they are filled; may raise
     top_logprobs: Int32  # how many of the likeliest tokens to report; 0 = none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Rows whose distribution is judged by the token that is known to follow; all arrays [count] but where another
+    shape is given, and none of them padded.
+
+    Score i may be compared with a reference: another distribution for the same place, given by the final hidden state
+    that its row had in an earlier step, so that nobody keeps logits and the two need not run together.
+    """
+
+    count: int
+    rows: Int32  # row of the batch whose logits are used
+    tokens: Int32  # the token that follows
+    keep: Bool  # report the row's final hidden state
+    references: Int32  # row of `states`, or NO_REFERENCE
+    states: Float32  # [references, hidden_size], as steps before have reported them
 
 
 class MoveOut(NamedTuple):
@@ -128,6 +146,7 @@ class Batch:
     own: Int32  # [segments]
     samples: Samples
     moves: Moves | None = None
+    scores: Scores | None = None
 
     @classmethod
     def only(cls, moves: Moves) -> Batch:
@@ -159,6 +178,19 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What came of `Scores`, each [count]: the log-probability of the token that follows, the likeliest token (the
+    lowest id of equals), and KL(reference || own) over the whole vocabulary in nats. What has no reference has a `kl`
+    of NaN, and logits that are no numbers give NaN throughout. `states` [kept, hidden_size]: those to be kept, before
+    the final norm."""
+
+    logprobs: Float32
+    top_tokens: Int32
+    kl: Float32
+    states: Float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
     """What a step gave, per sample: the token taken and its log-probability under the model's own distribution (the
     softmax of its logits as they came, whatever the sample does to them before it chooses).
@@ -173,6 +205,7 @@ class StepResult:
     top_tokens: Int32 | None = None  # [samples, most asked for], likeliest first, then NO_TOKEN; None if nobody asked
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
     moved: MoveReport | None = None  # None if there is nothing to report
+    scored: Scored | None = None  # None if the batch has no scores
 
     def only(self, kept: list[int]) -> StepResult:
         """Of the samples `kept`."""
@@ -183,6 +216,7 @@ class StepResult:
             None if self.top_tokens is None else self.top_tokens[kept],
             None if self.top_logprobs is None else self.top_logprobs[kept],
             self.moved,
+            self.scored,
         )
 
 

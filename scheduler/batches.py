@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pavane.cache import Node, Transfers, cut
+from pavane.cache import Node, Transfers
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32, MoveIn, MoveOut, Moves
 from pavane.scheduler.layout import Own, lay_out, ranges
 from pavane.scheduler.plan import Item, Sample, Step
@@ -103,15 +103,21 @@ class BatchMaker:
         counts, rows, begins = [], [], []
         n = 0
         for item in step.items:
+            tail, lo, hi = item.tail, item.lo, item.hi
             item.first_row = n
-            n += item.hi - item.lo
-            rows.append(item.hi - item.lo)
-            begins.append(item.tail.context.start + item.lo)
+            n += hi - lo
+            rows.append(hi - lo)
+            begins.append(tail.context.start + lo)
             size = len(extents)
-            for node in path(item.tail, item.lo) if item.lo < item.tail.lo else (item.tail,):
-                tokens += node.tokens[max(item.lo - node.lo, 0) : item.hi - node.lo]
-                for extent in cut(node.extents or [], item.hi - node.lo)[0]:
-                    extents.extend(extent)
+            for node in (tail,) if lo >= tail.lo else path(tail, lo):
+                left = hi - node.lo
+                tokens += node.tokens[max(lo - node.lo, 0) : left]
+                for start, length in node.extents or ():
+                    extents.append(start)
+                    extents.append(min(length, left))
+                    left -= length
+                    if left <= 0:
+                        break
             counts.append(len(extents) - size)
         own = Own(
             np.frombuffer(extents, dtype=np.int32).reshape(-1, 2),
@@ -131,19 +137,18 @@ class BatchMaker:
 
     def _all_reads(self, items: Sequence[Item]) -> list[Reads]:
         """What each of `items` reads; what those of the last step have read, and these do not, is forgotten."""
-        kept: dict[Node, Reads] = {}
+        known, self._reads = self._reads, {}
         for item in items:
-            reads = self._reads.get(item.tail)
+            reads = known.get(item.tail)
             if reads is not None and reads.hold(item):
-                kept[item.tail] = reads
-        for tail, reads in self._reads.items():
-            if tail not in kept:
+                self._reads[item.tail] = reads
+        for tail, reads in known.items():
+            if tail not in self._reads:
                 self._encodings.drop(reads)
-        self._reads = kept
         for item in items:
-            if item.tail not in kept:
-                kept[item.tail] = self._encodings.reads(item)
-        return [kept[item.tail] for item in items]
+            if item.tail not in self._reads:
+                self._reads[item.tail] = self._encodings.reads(item)
+        return [self._reads[item.tail] for item in items]
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pavane.cache import Keep, Member, Span
 from pavane.scheduler.edits import Edits
+from pavane.scheduler.scoring import Pass
 from pavane.scheduler.spec import CallSpec, Failure, Finish, GroupSpec, Outcome, ParentUse, Receipt, State, Top
 from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import StopMatcher
@@ -68,6 +69,7 @@ class Call:
     start: int = 0  # logical offset of the first token
     seed: int = 0  # of the current attempt
     attempt: int = 1
+    scoring: Pass | None = None  # it is no message, but a pass of a score
     to_be_sealed: bool = False  # its next token is the last
 
     # the cache

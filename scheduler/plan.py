@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pavane.cache import Node
 from pavane.kernels.batch import NO_TOKEN
 from pavane.scheduler.calls import Call, Use, Workflow
+from pavane.scheduler.scoring import ScoreRows
 
 
 @dataclass(slots=True)
@@ -43,10 +44,12 @@ class Step:
     pairs: int  # (row, segment) pairs that may still be added
     items: list[Item] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    scores: list[ScoreRows] = field(default_factory=list)
     busy: set[Call] = field(default_factory=set)  # have rows in this step
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
     mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
 
+    first: list[tuple[Node, int, int]] = field(default_factory=list)  # paths, and depths computed for the first time
     counted: list[tuple[Call | Use | Workflow, str, int]] = field(default_factory=list)  # tokens on receipts
 
     def count(self, receipt: Call | Use | Workflow, name: str, tokens: int) -> None:

@@ -4,10 +4,11 @@ arrays while the call holds its locks: for so long, all of it lies where it lay.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
-from pavane.cache import Node, Span
+from pavane.cache import Extent, Node, Span
 from pavane.cache.slots import join
 from pavane.kernels.batch import Int32
 from pavane.scheduler.plan import Item
@@ -38,33 +39,36 @@ class Reads:
         return self.needs is item.call.needs and self.begin <= item.lo and self.splits == item.tail.context.splits
 
 
+@dataclass(slots=True, eq=False)
+class _Encoding:
+    number: int
+    where: list[Extent]  # while somebody reads it
+    length: int
+    readers: int = 0
+
+
 class Encodings:
     """Small numbers for the encodings that are read, so that readers can be counted by arrays; 0 stands for none."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Span, int] = {}
-        self._readers = [0]
+        self._known: dict[Span, _Encoding] = {}
         self._free: list[int] = []
-
-    @property
-    def limit(self) -> int:
-        """All numbers are less."""
-        return len(self._readers)
+        self.limit = 1  # all numbers are less
 
     def reads(self, item: Item) -> Reads:
-        """What `item` reads; to be given to `drop` in the end."""
+        """What `item` reads; to be given to `drop` when its call has stopped, before that of others is asked for."""
         tail, context = item.tail, item.tail.context
-        begin = path(tail, item.lo)[0]
+        begin = tail if item.lo >= tail.lo else path(tail, item.lo)[0]
         above = path(begin.parent, 0) if begin.parent is not None else []
-        members = sorted(context.members, key=lambda member: (not member.delta, member.delta))
-        spans = [member.span for member in members] + [Span(node, node.lo) for node in above]
-        deltas = [member.delta for member in members] + [0] * len(above)
+        members = sorted([(m.delta == 0, m.delta, m.span) for m in context.members], key=itemgetter(0, 1))
+        spans = [(span, delta) for _, delta, span in members] + [(Span(node, node.lo), 0) for node in above]
         entries, extents, seen = [], [], set()
-        for span, delta in zip(spans, deltas, strict=True):
-            where = join([], [extent for node in span.nodes() for extent in node.slots()])
-            entries.append((self._number(span), delta, span.length, len(where), int(span not in seen)))
+        for span, delta in spans:
+            encoding = self._read(span)
+            number, where = encoding.number, encoding.where
+            entries.append((number, delta, encoding.length, len(where), int(number not in seen)))
             extents += where
-            seen.add(span)
+            seen.add(number)
         entries.append(OWN_PART)
         return Reads(
             np.array(entries, dtype=np.int32),
@@ -72,33 +76,34 @@ class Encodings:
             tail.lo if begin is tail else NOT_AGAIN,
             item.call.needs,
             context.splits,
-            spans,
+            [span for span, _ in spans],
         )
 
     def drop(self, reads: Reads) -> None:
         for span in reads.spans:
-            number = self._numbers[span]
-            self._readers[number] -= 1
-            if not self._readers[number]:
-                del self._numbers[span]
-                self._free.append(number)
+            encoding = self._known[span]
+            encoding.readers -= 1
+            if not encoding.readers:
+                del self._known[span]
+                self._free.append(encoding.number)
 
-    def _number(self, span: Span) -> int:
-        number = self._numbers.get(span)
-        if number is None:
+    def _read(self, span: Span) -> _Encoding:
+        encoding = self._known.get(span)
+        if encoding is None:
             if not self._free:
-                self._free.append(len(self._readers))
-                self._readers.append(0)
-            number = self._numbers[span] = self._free.pop()
-        self._readers[number] += 1
-        return number
+                self._free.append(self.limit)
+                self.limit += 1
+            where = join([], [extent for node in span.nodes() for extent in node.slots()])
+            encoding = self._known[span] = _Encoding(self._free.pop(), where, span.length)
+        encoding.readers += 1
+        return encoding
 
 
 def path(tail: Node, lo: int) -> list[Node]:
     """The nodes of the path to `tail`, from the one that holds depth `lo` on."""
     nodes: list[Node] = []
     node: Node | None = tail
-    while node is not None and len(node) and node.hi > lo:
+    while node is not None and node.tokens and node.hi > lo:
         nodes.append(node)
         node = node.parent
     return nodes[::-1]

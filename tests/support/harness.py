@@ -30,6 +30,7 @@ from pavane.models.runner import ForwardPass, ModelRunner, TorchForward
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.scoring import Score, ScoreSpec
 from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec
 from pavane.scheduler.text import ConstraintState, StopMatcher, TextRules
 from support.layout import expected, layout, tokens
@@ -227,6 +228,13 @@ class Harness:
                 if outcome is not None:
                     assert outcome.id not in self.ended, f"{outcome.id} ended twice"
                     self.ended[outcome.id] = outcome
+
+    def score(self, spec: CallSpec, *, workflow: str = "w", **fields: Any) -> list[Score]:
+        """Asks for a score; it comes into the list while steps are run."""
+        scores: list[Score] = []
+        self.scheduler.score("", workflow, ScoreSpec(spec, **fields), self.now, scores.append)
+        self.collect()
+        return scores
 
     def audit(self) -> None:
         if self.check:
