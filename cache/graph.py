@@ -358,6 +358,7 @@ class GraphCache:
                 self.tier.detach(node)
             if node.extents is not None:
                 self._idle.discard(node)
+                self._held(node.context.namespace, -length_of(node.extents))
                 self.pool.release(self._drop(node))
         self._trees.prune(node)
 
@@ -374,6 +375,7 @@ class GraphCache:
         least half of it, or decodes that grow by a few slots would slice it finely.
         """
         freed: list[Extent] = []
+        given: dict[str, int] = {}  # slots, by namespace
         missing = count
         while missing > 0 and self._idle.slots:
             node, rank = self._idle.pop()
@@ -385,9 +387,14 @@ class GraphCache:
                 self._prune_all(self.tier.keep(node))
             self.evicted_nodes[node.level] += 1
             self.evicted_tokens[node.level] += node.filled
+            namespace = node.context.namespace
             extents = self._drop(node)
-            missing -= length_of(extents)
+            slots = length_of(extents)
+            given[namespace] = given.get(namespace, 0) + slots
+            missing -= slots
             freed += extents
+        for namespace, slots in given.items():
+            self._held(namespace, -slots)
         self.pool.release(join([], sorted(freed)))
         return count - missing
 
@@ -396,10 +403,9 @@ class GraphCache:
             self.evict(count - self.pool.free)
 
     def _drop(self, node: Node) -> list[Extent]:
-        """Takes the KV from a node that stands in no order any more; the slots are the caller's."""
+        """Takes the KV from a node that stands in no order any more; the slots, and counting them, are the caller's."""
         assert node.extents is not None
         extents, node.extents = node.extents, None
-        self._held(node, -length_of(extents))
         node.filled = 0
         if self.on_change is not None and node.indexed:
             self.on_change("evicted", node, len(node))
@@ -450,14 +456,13 @@ class GraphCache:
         after = before[-1].end if before else None
         extra = self.pool.allocate(capacity - length_of(have), after)
         node.extents = join(have, extra)
-        self._held(node, length_of(extra))
+        self._held(node.context.namespace, length_of(extra))
 
     def _give_back(self, node: Node, extents: list[Extent]) -> None:
         self.pool.release(extents)
-        self._held(node, -length_of(extents))
+        self._held(node.context.namespace, -length_of(extents))
 
-    def _held(self, node: Node, slots: int) -> None:
-        namespace = node.context.namespace
+    def _held(self, namespace: str, slots: int) -> None:
         self.slots_held[namespace] += slots
         if not self.slots_held[namespace]:
             del self.slots_held[namespace]

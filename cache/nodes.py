@@ -178,6 +178,8 @@ class Span(NamedTuple):
             node = node.parent
 
     def nodes(self) -> list[Node]:
+        if self.lo == self.node.lo and self.node.tokens:  # nearly always
+            return [self.node]
         return list(self.upwards())[::-1]
 
     @property

@@ -21,12 +21,13 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
         step.first.append((node, lo + count - first, lo + count))
     item = step.add(call, node, lo, lo + count)
     if node is call.span.node and lo >= call.span.lo + call.own_visible:  # what was generated is counted by its tokens
-        step.count(call, "reencoded", count - first)
+        if first < count:
+            step.count(call, "reencoded", count - first)
     else:
         for receipt, name, tokens in charges(call, node, lo, count, first):
             step.count(receipt, name, tokens)
     step.count(call.workflow, "spent", first)
-    if _own(call, node):
+    if call.sealed and _own(call, node):
         _score(call, item, lo - call.span.lo, count, step)
     return item
 

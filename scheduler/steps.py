@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pavane.cache import GraphCache, NeverFitsError, Node
+from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
@@ -217,7 +217,7 @@ class Steps:
     def _make_room(self, call: Call, node: Node, step: Step) -> bool:
         """Slots for the tokens of a running decode, at the expense of later calls if need be."""
         assert call.span is not None
-        if node is not call.span.node or call.spec.decode is None:
+        if length_of(node.extents or []) >= len(node.tokens) or node is not call.span.node or call.spec.decode is None:
             return True
         if grow(self._cache, call, node):
             return True

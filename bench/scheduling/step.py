@@ -48,7 +48,7 @@ def measure(options: Options, progress: Progress) -> Found:
             sizes = Sizes(running, waiting if known == many else max(0, few - 3 * running), known, ending)
             each = times[f"{name}, {known} messages"] = _steps(sizes, steps)
             progress(
-                f"  step, {name}, {known} messages known: {median(each):.2f} ms, 9 of 10 {percentile(each, 90):.2f}"
+                f"  step, {name}, {known} messages known: {median(each):.2f} ms, 95 of 100 {percentile(each, 95):.2f}"
             )
     figures = []
     for name in ("plain", "5 % end"):
