@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 
-from pavane.cli.serve import serve
 from pavane.kernels.batch import Batch, StepResult
 from pavane.server.config import add_flags, from_flags
+from pavane.server.serving import serve
 
 WORD = 1000  # some ordinary token
 

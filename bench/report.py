@@ -134,25 +134,29 @@ def verdict(name: str, value: float, bar: str, met: bool) -> str:
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as lines of text under one head."""
-    rows = [HEAD, *map(_row, figures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    rows.insert(1, tuple("-" * width for width in widths))
+    return columns([HEAD, *map(_row, figures)], LEFT)
+
+
+def columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Rows of equally many cells as lines of text, the first one as a head; the columns `left` hold words."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i in LEFT else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in ruled
     )
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    interval = " - ".join(map(_number, figure.interval or ()))
+    interval = " - ".join(map(number, figure.interval or ()))
     word = {None: "", True: "met", False: "MISSED"}[figure.met]
     bar = "" if figure.bar is None else str(figure.bar)
-    return figure.what, figure.ours, figure.theirs, _number(figure.value), interval, bar, word
+    return figure.what, figure.ours, figure.theirs, number(figure.value), interval, bar, word
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, so that what misses its bar also looks like it."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"

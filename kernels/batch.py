@@ -147,6 +147,7 @@ class Batch:
     samples: Samples
     moves: Moves | None = None
     scores: Scores | None = None
+    watched: Int32 | None = None  # rows of which it is asked where their attention goes
 
     @classmethod
     def only(cls, moves: Moves) -> Batch:
@@ -175,6 +176,21 @@ class Batch:
         lengths = np.diff(ends[self.extent_indptr[: self.n_segments + 1]])
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
+
+    def kv_tokens_by_call(self) -> int:
+        """Keys read if each call reads its segments for itself, all its rows at once."""
+        calls = np.flatnonzero(self.own[: self.n_segments])  # each has one causal segment, which has all its rows
+        if len(calls) == self.n_rows:
+            return self.kv_tokens()[1]
+        begin, pairs = self.row_indptr, self.n_pairs
+        call_of_row = np.empty(self.n_rows, dtype=np.int64)
+        for call in calls:
+            call_of_row[self.pair_rows[begin[call] : begin[call + 1]]] = call
+        segment = np.repeat(np.arange(self.n_segments), np.diff(begin[: self.n_segments + 1]))
+        readers = np.unique(segment * self.n_segments + call_of_row[self.pair_rows[:pairs]])
+        ends = np.concatenate([[0], np.cumsum(self.extents[:, 1], dtype=np.int64)])
+        lengths = np.diff(ends[self.extent_indptr[: self.n_segments + 1]])
+        return int(lengths[readers // self.n_segments].sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,6 +222,9 @@ class StepResult:
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
     moved: MoveReport | None = None  # None if there is nothing to report
     scored: Scored | None = None  # None if the batch has no scores
+    # Row after row of `Batch.watched`, for each of its pairs in their order: the share of the row's attention that the
+    # pair has in the merge, exp(lse of the pair - lse of the row), mean over heads and layers.
+    shares: Float32 | None = None
 
     def only(self, kept: list[int]) -> StepResult:
         """Of the samples `kept`."""
@@ -217,6 +236,7 @@ class StepResult:
             None if self.top_logprobs is None else self.top_logprobs[kept],
             self.moved,
             self.scored,
+            self.shares,
         )
 
 

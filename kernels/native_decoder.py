@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pavane.kernels.asked import Asked
 from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_attention import NO_MEMORY, Planner
@@ -115,9 +116,8 @@ class NativeDecoder:
             layer=structs, norm=norm.data_ptr(), embedding=embedding.struct, head=head.struct,
         )  # fmt: skip
 
-    def logits(self, batch: Batch, tokens: Int32, states: torch.Tensor | None = None) -> torch.Tensor:
-        """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size], until the next step.
-        `states`, float32 [scores.count, hidden_size], gets those of the rows of `batch.scores`."""
+    def logits(self, batch: Batch, tokens: Int32, asked: Asked | None = None) -> torch.Tensor:
+        """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size], until the next step."""
         plan = self._planner.plan(batch)
         count = batch.samples.count
         if len(self._logits) < count:
@@ -125,6 +125,7 @@ class NativeDecoder:
         out = self._logits[:count]
         inputs = torch.from_numpy(tokens)
         rows = torch.from_numpy(batch.samples.rows[:count])
+        states = asked.states if asked is not None else None
         kept = torch.from_numpy(batch.scores.rows) if states is not None and batch.scores is not None else rows[:0]
         self._model.threads = torch.get_num_threads()
         failed = self._forward(
@@ -133,6 +134,8 @@ class NativeDecoder:
         )  # fmt: skip
         if failed:
             raise MemoryError(NO_MEMORY)
+        if asked is not None and asked.shares is not None and plan.shares is not None:
+            torch.div(plan.shares, self._model.layers * self._model.heads, out=asked.shares)
         return out
 
     def head(self, states: torch.Tensor) -> torch.Tensor:

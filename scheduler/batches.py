@@ -11,9 +11,10 @@ import numpy as np
 
 from pavane.cache import Node, Transfers
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32, MoveIn, MoveOut, Moves
+from pavane.scheduler.attention import watched_rows
 from pavane.scheduler.layout import Own, lay_out, ranges
 from pavane.scheduler.plan import Item, Sample, Step
-from pavane.scheduler.reads import Encodings, Reads, path
+from pavane.scheduler.reads import Encodings, Reads, path, reads_apart
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
 
@@ -46,10 +47,10 @@ class BatchMaker:
 
     def make(self, step: Step) -> Batch:
         """Sets `first_row` of the step's items."""
-        batch = self._moved_on(step)
+        batch = None if step.watched else self._moved_on(step)
         if batch is None:
             batch = self._laid_out(step)
-        self._items, self._batch = step.items, batch
+        self._items, self._batch = (step.items, batch) if not step.watched else ([], None)
         return batch
 
     def ahead(self, step: Step) -> Ahead | None:
@@ -98,7 +99,8 @@ class BatchMaker:
         return replace(self._next(last, slots, step.samples), tokens=tokens, previous=previous)
 
     def _laid_out(self, step: Step) -> Batch:
-        reads = self._all_reads(step.items)
+        watched = {id(part.item) for part in step.watched}
+        reads = self._all_reads(step.items, watched)
         tokens, extents = array("i"), array("i")
         counts, rows, begins = [], [], []
         n = 0
@@ -109,8 +111,9 @@ class BatchMaker:
             rows.append(hi - lo)
             begins.append(tail.context.start + lo)
             size = len(extents)
-            for node in (tail,) if lo >= tail.lo else path(tail, lo):
-                left = hi - node.lo
+            begin = item.call.span.lo if watched and id(item) in watched and item.call.span is not None else lo
+            for node in (tail,) if begin >= tail.lo else path(tail, begin):
+                left = (hi if node is tail else node.hi) - node.lo
                 tokens += node.tokens[max(lo - node.lo, 0) : left]
                 for start, length in node.extents or ():
                     extents.append(start)
@@ -132,23 +135,31 @@ class BatchMaker:
             positions=ranges(np.array(begins, dtype=np.int32) + self._bos, own.rows),
             slots=own.slots(),
             samples=make_samples(step.samples, self._text),
+            watched=watched_rows(step.watched),
             **segments._asdict(),
         )
 
-    def _all_reads(self, items: Sequence[Item]) -> list[Reads]:
-        """What each of `items` reads; what those of the last step have read, and these do not, is forgotten."""
+    def _all_reads(self, items: Sequence[Item], watched: set[int]) -> list[Reads]:
+        """What each of `items` reads; what those of the last step have read, and these do not, is forgotten. Those that
+        are `watched`, by id(), read each parent by itself."""
         known, self._reads = self._reads, {}
         for item in items:
             reads = known.get(item.tail)
-            if reads is not None and reads.hold(item):
+            if reads is not None and reads.hold(item) and id(item) not in watched:
                 self._reads[item.tail] = reads
         for tail, reads in known.items():
             if tail not in self._reads:
                 self._encodings.drop(reads)
+        out = []
         for item in items:
-            if item.tail not in self._reads:
-                self._reads[item.tail] = self._encodings.reads(item)
-        return [self._reads[item.tail] for item in items]
+            reads = self._reads.get(item.tail)
+            if reads is None:
+                if id(item) in watched:
+                    reads = reads_apart(item)
+                else:
+                    reads = self._reads[item.tail] = self._encodings.reads(item)
+            out.append(reads)
+        return out
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""

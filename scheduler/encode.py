@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pavane.cache import GraphCache, Node, length_of
+from pavane.scheduler.attention import WatchedRows, attention_of
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.plan import Item, Sample, Step
 from pavane.scheduler.scoring import ScoreRows
@@ -27,8 +28,9 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
         for receipt, name, tokens in charges(call, node, lo, count, first):
             step.count(receipt, name, tokens)
     step.count(call.workflow, "spent", first)
-    if call.sealed and _own(call, node):
+    if (call.sealed or call.asks_attention) and _own(call, node):
         _score(call, item, lo - call.span.lo, count, step)
+        _watch(call, item, lo - call.span.lo, count, step)
     return item
 
 
@@ -68,6 +70,19 @@ def _score(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
     elif decode.logprobs:
         for index, at in enumerate(places, first):
             step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
+
+
+def _watch(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
+    """The rows after which tokens are chosen, each once, if it is asked where their attention goes."""
+    span = call.span
+    if not call.asks_attention:
+        return
+    assert span is not None
+    known = call.content_begin - 1 + attention_of(call).rows
+    end = call.content_end - 1 if call.sealed else call.content_end
+    places = range(max(begin, known), min(begin + count, end))
+    if places:
+        step.watched.append(WatchedRows(call, item, span.lo + places.start, len(places)))
 
 
 def grow(cache: GraphCache, call: Call, node: Node) -> bool:

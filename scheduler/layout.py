@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pavane.kernels.batch import Bool, Int32, Int64
-from pavane.scheduler.reads import Reads
+from pavane.scheduler.reads import APART, OWN, Reads
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
 MERGE_COST = 256
@@ -71,14 +71,14 @@ def lay_out(reads: Sequence[Reads], own: Own, *, limit: int, share: bool) -> Seg
 
     if share:
         readers = np.bincount(number[first == 1], minlength=limit)[number]
-        shared = (readers > 1) & ((delta != 0) | (length * (readers - 1) >= MERGE_COST)) & (number != 0)
+        shared = (readers > 1) & ((delta != 0) | (length * (readers - 1) >= MERGE_COST)) & (number > OWN)
         together = np.flatnonzero(shared)
         together = together[np.argsort(number[together], kind="stable")]
         alone = np.flatnonzero(~shared)
     else:
         together, alone = np.zeros(0, dtype=np.int64), np.arange(len(number))
     opens_together = _changes(number[together])
-    opens_alone = _changes(item[alone]) | _changes(delta[alone])
+    opens_alone = _changes(item[alone]) | _changes(delta[alone]) | (number[alone] == APART)
 
     pieces = np.concatenate([together[opens_together], alone])  # whose keys make up the segments
     piece_segment = np.cumsum(np.concatenate([opens_together[opens_together], opens_alone])) - 1
@@ -91,7 +91,7 @@ def lay_out(reads: Sequence[Reads], own: Own, *, limit: int, share: bool) -> Seg
     pair_ends = np.cumsum(rows)
     first_row = np.cumsum(own.rows) - own.rows
     own_rows = np.zeros(n_segments, dtype=np.int32)
-    own_rows[piece_segment[number[pieces] == 0]] = own.rows
+    own_rows[piece_segment[np.searchsorted(alone, ends) + len(pieces) - len(alone)]] = own.rows
     return Segments(
         n_segments=n_segments,
         extents=extents,

@@ -15,16 +15,18 @@ class Lifetimes:
         self._cache = cache
 
     def accepted(self, call: Call) -> None:
-        """A new call: those it reads have a reader more."""
+        """A new call: those it reads have a reader more, of whom a score was none that was declared."""
         for parent in call.parents:
-            parent.expected_readers = max(0, parent.expected_readers - 1)
+            if call.scoring is None:
+                parent.expected_readers = max(0, parent.expected_readers - 1)
             self.refresh(parent)
         for group in call.groups:
             for winner in group.winners:
                 self.refresh(winner)
 
     def resolved(self, call: Call) -> None:
-        """The call is ready to run."""
+        """The call is ready to run, and has a place of its own in a tree."""
+        self.refresh(call)
         call.reads_soon = True
         for parent in call.parents:
             parent.soon += 1

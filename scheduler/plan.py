@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pavane.cache import Node
 from pavane.kernels.batch import NO_TOKEN
+from pavane.scheduler.attention import WatchedRows
 from pavane.scheduler.calls import Call, Use, Workflow
 from pavane.scheduler.scoring import ScoreRows
 
@@ -45,6 +46,7 @@ class Step:
     items: list[Item] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     scores: list[ScoreRows] = field(default_factory=list)
+    watched: list[WatchedRows] = field(default_factory=list)
     busy: set[Call] = field(default_factory=set)  # have rows in this step
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
     mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
@@ -63,19 +65,25 @@ class Step:
         for receipt, name, tokens in self.counted:
             setattr(receipt, name, getattr(receipt, name) - tokens)
 
-    def room(self, node: Node) -> int:
+    def room(self, call: Call, node: Node) -> int:
         """Rows of `node`'s path that fit; at least one in an empty step."""
-        rows = min(self.budget, self.pairs // node.context.segments)
+        rows = min(self.budget, self.pairs // _segments_of(call, node))
         return max(rows, 0 if self.items else 1)
 
     def add(self, call: Call, node: Node, lo: int, hi: int) -> Item:
         self.budget -= hi - lo
-        self.pairs -= (hi - lo) * node.context.segments
+        self.pairs -= (hi - lo) * _segments_of(call, node)
         self.busy.add(call)
         last = self.items[-1] if self.items else None
+        if call.asks_attention and last is not None and last.tail is not node:
+            last = None  # its own tokens are laid out apart
         if last is not None and last.call is call and last.hi == lo and (last.tail is node or last.tail is node.parent):
             last.tail, last.hi = node, hi
             return last
         item = Item(call, node, lo, hi)
         self.items.append(item)
         return item
+
+
+def _segments_of(call: Call, node: Node) -> int:
+    return len(call.uses) + 2 if call.asks_attention else node.context.segments

@@ -11,17 +11,19 @@ import numpy as np
 from pavane.cache import Extent, Node, Span
 from pavane.cache.slots import join
 from pavane.kernels.batch import Int32
+from pavane.scheduler.attention import layout
 from pavane.scheduler.plan import Item
 
 NOT_AGAIN = 1 << 30  # deeper than any path
-OWN_PART = (0, 0, 0, 0, 1)
+APART, OWN = 0, 1  # numbers of no encoding
+OWN_PART = (OWN, 0, 0, 0, 1)
 
 
 @dataclass(slots=True, eq=False)
 class Reads:
     """`entries` [n, 5] are (number of the encoding, delta, tokens, extents, 1 if it is the first entry of this number),
-    those of one delta side by side, 0 at last. The last entry stands for the path's own end, and has no `extents`
-    [all, 2] here.
+    those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one stands for the
+    path's own end, and has no `extents` [all, 2] here.
 
     Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
     path's context had been cut `splits` times.
@@ -48,12 +50,12 @@ class _Encoding:
 
 
 class Encodings:
-    """Small numbers for the encodings that are read, so that readers can be counted by arrays; 0 stands for none."""
+    """Small numbers for the encodings that are read, so that readers can be counted by arrays."""
 
     def __init__(self) -> None:
         self._known: dict[Span, _Encoding] = {}
         self._free: list[int] = []
-        self.limit = 1  # all numbers are less
+        self.limit = OWN + 1  # all numbers are less
 
     def reads(self, item: Item) -> Reads:
         """What `item` reads; to be given to `drop` when its call has stopped, before that of others is asked for."""
@@ -97,6 +99,21 @@ class Encodings:
             encoding = self._known[span] = _Encoding(self._free.pop(), where, span.length)
         encoding.readers += 1
         return encoding
+
+
+def reads_apart(item: Item) -> Reads:
+    """What `item` reads if each parent of its call is to be a segment by itself; to be found anew for every step."""
+    segments = layout(item)[:-1]
+    entries = [(APART, delta, 0, len(extents), 0) for extents, delta in segments] + [(APART, 0, 0, 0, 0)]
+    extents = [extent for extents, _ in segments for extent in extents]
+    return Reads(
+        np.array(entries, dtype=np.int32),
+        np.array(extents, dtype=np.int32).reshape(-1, 2),
+        NOT_AGAIN,
+        item.call.needs,
+        item.tail.context.splits,
+        [],
+    )
 
 
 def path(tail: Node, lo: int) -> list[Node]:

@@ -130,6 +130,8 @@ class States:
                     self.kept(other)
             call.visible = []
             call.edits = None
+            if call.attention is not None:
+                call.attention.pieces = ()
             self.lifetimes.ended(call)
             self._let_go_of_parents(call)
 
@@ -150,6 +152,7 @@ class States:
         """Nobody may name the message any more; its encoding goes with its last reader."""
         call.released = True
         if not call.state.ended:
+            self.lifetimes.refresh(call)
             return
         if call.workflow.calls.pop(call.id, None) is not None:
             call.workflow.tenant.stored_tokens -= call.stored

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
+from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
@@ -138,7 +139,7 @@ class Steps:
                     if call not in step.busy:
                         self._park(call)
                     return True
-                count = min(step.room(node), len(node.tokens) - node.filled)
+                count = min(step.room(call, node), len(node.tokens) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
                 item = encode(self._cache, call, node, count, step)
@@ -204,12 +205,12 @@ class Steps:
         except NeverFitsError:
             # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
             holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
-            call.mends += 1
-            if not holes or call.mends > MENDS_PER_HOLE * len(needs):
+            if not holes or call.mends >= MENDS_PER_HOLE * len(needs):
                 raise
             needs = self._cache.requirements(holes[:1])
             if not self._cache.acquire(needs, call):
-                return False
+                return False  # waiting for room is no attempt
+            call.mends += 1
             call.mending = True
         call.needs = needs
         return True
@@ -248,6 +249,8 @@ class Steps:
         step = self._close()
         if self._cache.tier is not None:
             self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
+        if result.shares is not None:
+            take_shares(step.watched, result.shares)  # before some of these calls end
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)

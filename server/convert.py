@@ -199,6 +199,7 @@ def plan_message(plan: Plan, tokenizer: Tokenizer, slot_bytes: int) -> pb.PlanRe
         peak_slots=plan.peak_slots,
         kv_bytes_read=plan.slots_read * slot_bytes,
         critical_path=plan.critical_path,
+        assumed_winners=[pb.AssumedWinners(group_id=name, winners=winners) for name, winners in plan.winners.items()],
     )
 
 
@@ -220,6 +221,7 @@ def receipt_message(receipt: Receipt) -> pb.Receipt:
         total=duration(receipt.total_s),
         preemptions=receipt.preemptions,
         placement_ignored=receipt.placement_ignored,
+        attention_mass=dict(receipt.attention_mass),
         parents=[
             pb.ParentUse(
                 id=use.id,

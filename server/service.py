@@ -19,6 +19,7 @@ from pavane.server.convert import Converter, group_spec, outcome_message, plan_m
 from pavane.server.fields import check_id, seconds
 from pavane.server.journal import Journal, Journals, Key
 from pavane.server.score import score_call, score_message
+from pavane.server.sizes import check_ids, check_submission
 from pavane.server.text.tokenizer import Tokenizer
 
 FRAME_BYTES = 2**19
@@ -37,6 +38,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     ) -> None:
         """`default_ttl` in seconds; `slot_bytes`: K and V of one token in all layers."""
         self._engine = engine
+        self._limits = engine.scheduler.graph.limits
         self._journals = journals
         self._converter = converter
         self._tokenizer = tokenizer
@@ -68,6 +70,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         ids = frozenset(request.ids)
         journal = self._known(key, ids)
         async for events in _follow(journal, request.after, ids, deltas=not request.no_deltas):
@@ -91,14 +94,17 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         return pb.CancelResponse(cancelled=self._engine.cancel(*key, request.ids, request.descendants))
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
         key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         return pb.FinishResponse(sealed=self._engine.finish(*key, request.ids))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
         key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         self._engine.release(*key, request.ids)
         self._journal(key).forget(request.ids)
         return pb.ReleaseResponse()
@@ -133,12 +139,13 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         assumed = request.assumed_tokens if request.HasField("assumed_tokens") else None
         if assumed == 0:
             raise RequestError(Reason.INVALID_REQUEST, "assumed_tokens is 0; an answer has at least 1, or leave it out")
+        specs = await self._specs(request.submit)
         groups = [group_spec(group) for group in request.submit.groups]
-        plan = self._engine.plan(*key, await self._specs(request.submit), groups, assumed)
+        plan = self._engine.plan(*key, specs, groups, assumed)
         return plan_message(plan, self._tokenizer, self._slot_bytes)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         self._engine.check_open(*key)
         call = score_call(request, lambda message_id: self._engine.outcome(*key, message_id))
         (spec,) = await self._specs(pb.SubmitRequest(calls=[call]))
@@ -166,6 +173,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     async def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
         if not request.calls and not request.groups:
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
+        check_submission(request, self._limits)
         if self._converter.slow(request):
             return await asyncio.to_thread(self._converter.calls, request)
         return self._converter.calls(request)

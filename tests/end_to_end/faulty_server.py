@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pavane.cli.serve import serve
 from pavane.kernels.batch import Batch, StepResult
 from pavane.server.config import add_flags, from_flags
+from pavane.server.serving import serve
 
 STEP_S = 0.01
 

@@ -62,6 +62,10 @@ OF_WORKFLOWS: dict[str, Requests] = {
     "Finish": lambda w, m: [pb.FinishRequest(workflow_id=w, ids=[m])],
     "Release": lambda w, m: [pb.ReleaseRequest(workflow_id=w, ids=[m])],
     "GetMessage": lambda w, m: [pb.GetMessageRequest(workflow_id=w, id=m, wait=wait) for wait in (False, True)],
+    "Score": lambda w, m: [
+        pb.ScoreRequest(workflow_id=w, call=pb.Call(id=m)),  # the message's own content
+        pb.ScoreRequest(workflow_id=w, call=decode("new", m), ids=[FIRST]),
+    ],
 }
 NO_MESSAGE = {"CloseWorkflow", "ListMessages"}  # name a workflow as a whole
 OF_THE_MODEL: dict[str, Message] = {

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.rpcs import RPCS
 from support.secured import Authority, KeyFile, served, tiny_model
 
 from pavane.clients import (
@@ -346,3 +347,28 @@ async def test_headers_that_are_too_large_are_refused(model: Path) -> None:
             await stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=(("x-padding", "a" * 20_000),))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=(("x-padding", "a" * 8_000),))
+
+
+async def test_what_is_listed_without_end_is_refused_before_it_is_read(model: Path) -> None:
+    parents, ids = [pb.ParentRef(id="p")] * 100_000, ["x"] * 100_001
+    requests = {
+        "Submit": (
+            pb.SubmitRequest(workflow_id="w", calls=[pb.Call(id="a")] * 20_000),
+            pb.SubmitRequest(workflow_id="w", calls=[pb.Call(id="a", parents=parents)]),
+            pb.SubmitRequest(workflow_id="w", groups=[pb.Group(id="g", members=ids)]),
+        ),
+        "Run": (pb.RunRequest(submit=pb.SubmitRequest(workflow_id="w", calls=[pb.Call(id="a")] * 20_000)),),
+        "Plan": (pb.PlanRequest(submit=pb.SubmitRequest(workflow_id="w", calls=[pb.Call(id="a", parents=parents)])),),
+        "Watch": (pb.WatchRequest(workflow_id="w", ids=ids),),
+        "Cancel": (pb.CancelRequest(workflow_id="w", ids=ids),),
+        "Finish": (pb.FinishRequest(workflow_id="w", ids=ids),),
+        "Release": (pb.ReleaseRequest(workflow_id="w", ids=ids),),
+    }
+    async with served(model) as server, grpc.aio.insecure_channel(f"localhost:{server.port}") as channel:
+        await rpc.WorkflowServiceStub(channel).OpenWorkflow(pb.OpenWorkflowRequest(workflow_id="w"))
+        for name, several in requests.items():
+            for request in several:
+                one = RPCS[f"WorkflowService/{name}"]
+                with pytest.raises(grpc.aio.AioRpcError, match=r"the limit is 512|at most 1\d\d?[,_]?\d{3}") as caught:
+                    await one.call(channel, request.SerializeToString())
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, name

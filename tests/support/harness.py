@@ -211,7 +211,7 @@ class Harness:
         would be made from nothing."""
         step = self.scheduler._steps.step
         if self.check and step is not None and batch.n_rows == sum(item.rows for item in step.items):
-            assert layout(batch) == expected(step.items, self.bos_id is not None, not self.batch_invariant)
+            assert layout(batch) == expected(step, self.bos_id is not None, not self.batch_invariant)
             known = batch.previous == NO_TOKEN
             np.testing.assert_array_equal(batch.tokens[known], np.array(tokens(step.items))[known])
 

@@ -10,7 +10,8 @@ from pavane.cache import Extent, Node, Span
 from pavane.cache.slots import cut, join
 from pavane.kernels.batch import Batch
 from pavane.scheduler import layout as scheduler_layout
-from pavane.scheduler.plan import Item
+from pavane.scheduler.attention import layout as layout_by_parents
+from pavane.scheduler.plan import Item, Step
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,25 @@ def layout(batch: Batch) -> Layout:
     return Layout(list(zip(batch.positions.tolist(), batch.slots.tolist(), strict=True)), segments)
 
 
-def expected(items: Sequence[Item], bos: bool, share: bool) -> Layout:
-    """Of what should be. What several calls read is a segment of its own if it is moved for one of them, or if reading
-    it once saves at least MERGE_COST keys."""
-    rows = [row for item in items for row in _rows(item, bos)]
+def expected(step: Step, bos: bool, share: bool) -> Layout:
+    """Of what should be. Items whose rows are watched have a segment for each parent. What several others read is a
+    segment of its own if it is moved for one of them, or if reading it once saves at least MERGE_COST keys."""
+    rows = [row for item in step.items for row in _rows(item, bos)]
+    watched = {id(part.item) for part in step.watched}
     readers: Counter[Span] = Counter()
-    for item in items:
-        readers.update(set(_reads(item)))
+    for item in step.items:
+        if id(item) not in watched:
+            readers.update(set(_reads(item)))
     together: dict[Span, list[tuple[int, int]]] = {}
     segments: Counter[Segment] = Counter()
-    for item in items:
+    for item in step.items:
         slots = [slot for _, slot in _rows(item, bos)]
+        if id(item) in watched:
+            *parents, (own, _) = layout_by_parents(item)
+            segments[Segment(tuple(join([], own)), len(slots), tuple((slot, 0) for slot in slots))] += 1
+            for extents, delta in parents:
+                segments[Segment(tuple(join([], extents)), 0, tuple(sorted((slot, delta) for slot in slots)))] += 1
+            continue
         alone: dict[int, list[Extent]] = {}
         for span, deltas in _reads(item).items():
             for delta in deltas:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from pavane.cache import Keep
 from pavane.scheduler.calls import Call, Group
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, State
@@ -59,6 +60,9 @@ class Rules:
             unfinished = [call for call in workflow.calls.values() if not call.state.ended]
             assert workflow.unfinished == len(unfinished)
             total += len(unfinished)
+            for call in workflow.calls.values():
+                if call.span is not None and call.state is not State.BLOCKED:
+                    assert call.keep is _level(call), f"{call.id} is kept for {call.keep}"
             for call in unfinished:
                 states[call.state] += 1
                 if call.state is State.RUNNING:
@@ -135,3 +139,14 @@ class Rules:
         if spec.decode is not None:
             assert receipt.generated == len(told.tokens) - own - len(spec.decode.trailer)
             assert receipt.trailer == len(spec.decode.trailer)
+
+
+def _level(call: Call) -> Keep:
+    """What a message is kept for, as the states of its readers have it."""
+    if call.spec.retention.pin and not call.released:
+        return Keep.PINNED
+    if not call.state.ended or any(child.state in (State.QUEUED, State.RUNNING) for child in call.children):
+        return Keep.SOON
+    if call.children or call.expected_readers or any(group.open for group in call.member_of):
+        return Keep.LATER
+    return Keep.IDLE if call.workflow.idle else Keep.HELD

@@ -38,16 +38,16 @@ class Rpc:
         channel: grpc.aio.Channel,
         data: bytes,
         metadata: tuple[tuple[str, str], ...] = (),
-        timeout: float = PATIENCE,
+        patience: float = PATIENCE,
     ) -> Message:
         """The answer, of a stream the first frame. Raises AioRpcError."""
         decode: Any = GetMessageClass(self.descriptor.output_type).FromString
         if not self.descriptor.server_streaming:
             unary: Any = channel.unary_unary(self.path, response_deserializer=decode)
-            answer = await unary(data, metadata=metadata, timeout=timeout)
+            answer = await unary(data, metadata=metadata, timeout=patience)
         else:
             stream: Any = channel.unary_stream(self.path, response_deserializer=decode)
-            call = stream(data, metadata=metadata, timeout=timeout)
+            call = stream(data, metadata=metadata, timeout=patience)
             try:
                 answer = await call.read()
             finally:
