@@ -138,6 +138,12 @@ class GraphCache:
         out: list[Span] = []
         for span in spans:
             for wanted in span.nodes():
+                if wanted in seen:
+                    continue
+                if wanted.complete:  # nearly always
+                    seen.add(wanted)
+                    out.append(Span(wanted, wanted.lo))
+                    continue
                 stack: list[tuple[Node, bool]] = [(wanted, False)]
                 while stack:
                     node, inputs_done = stack.pop()
@@ -154,16 +160,17 @@ class GraphCache:
         """Locks `needs`, makes `owner` the one who computes what is missing in them and gives it slots; `spare` more
         for the last one, to grow into. All or nothing: False if there is no room now, NeverFitsError if there never is.
         """
-        for span in needs:
-            self._lock(span)
-        missing = [n for s in needs for n in s.upwards() if n.owner is None and not n.complete]
+        nodes = [node for span in needs for node in span.upwards()]
+        for node in nodes:
+            self._lock(node)
+        missing = [node for node in nodes if node.owner is None and not node.complete]
         sizes = [len(n) for n in missing]
         if missing:
             sizes[-1] += spare
         want = sum(max(0, size - length_of(n.extents or [])) for n, size in zip(missing, sizes, strict=True))
         if want > self.pool.free + self.idle_slots:
-            for span in needs:
-                self._unlock(span)
+            for node in nodes:
+                self._unlock(node)
             total = spare + sum(span.length for span in needs)
             if total > self.pool.size:
                 raise NeverFitsError(total, self.pool.size)
@@ -181,9 +188,8 @@ class GraphCache:
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
-            nodes = list(span.upwards())
-            self._unlock(span)
-            for node in nodes:
+            for node in list(span.upwards()):
+                self._unlock(node)
                 if node.owner is owner:
                     node.owner = None
                 if node.locks == 0:
@@ -193,14 +199,17 @@ class GraphCache:
     def fill(self, node: Node, count: int) -> int:
         """The next `count` tokens of `node` are written by the step being planned. Returns how many of them never were
         before."""
-        assert node.filled + count <= min(len(node), length_of(node.extents or []))
-        node.filled += count
-        first = max(0, min(count, node.filled - node.known))
-        node.known = max(node.known, node.filled)
-        if node.complete:
+        filled, length = node.filled + count, len(node.tokens)
+        assert filled <= length
+        assert filled <= length_of(node.extents or [])
+        node.filled = filled
+        first = min(count, filled - node.known)
+        if first > 0:
+            node.known = filled
+        if filled == length:
             self._stored(node)  # while its owner is known
             node.owner = None
-        return first
+        return max(0, first)
 
     def unfill(self, node: Node, depth: int) -> None:
         """The step that was to write the path of `node` from `depth` on has failed."""
@@ -327,7 +336,7 @@ class GraphCache:
             assert self.tier is not None
             if node.covered:
                 node.owner = self.tier
-            self._lock(Span(node, node.lo))
+            self._lock(node)
             self.tier.fetch(node)
 
     def _land(self, node: Node, coming: Coming, good: bool) -> None:
@@ -340,7 +349,7 @@ class GraphCache:
             node.owner = None
         if node.complete and node.indexed and self.on_change is not None:
             self.on_change("came", node, len(node))
-        self._unlock(Span(node, node.lo))
+        self._unlock(node)
         if node.locks == 0:
             self._settle(node)
             self._let_rest(node)
@@ -352,6 +361,7 @@ class GraphCache:
                 self.tier.detach(node)
             if node.extents is not None:
                 self._idle.discard(node)
+                self._held(node.context.namespace, -length_of(node.extents))
                 self.pool.release(self._drop(node))
         self._trees.prune(node)
 
@@ -368,6 +378,7 @@ class GraphCache:
         least half of it, or decodes that grow by a few slots would slice it finely.
         """
         freed: list[Extent] = []
+        given: dict[str, int] = {}  # slots, by namespace
         missing = count
         while missing > 0 and self._idle.slots:
             node, rank = self._idle.pop()
@@ -379,9 +390,14 @@ class GraphCache:
                 self._prune_all(self.tier.keep(node))
             self.evicted_nodes[node.level] += 1
             self.evicted_tokens[node.level] += node.filled
+            namespace = node.context.namespace
             extents = self._drop(node)
-            missing -= length_of(extents)
+            slots = length_of(extents)
+            given[namespace] = given.get(namespace, 0) + slots
+            missing -= slots
             freed += extents
+        for namespace, slots in given.items():
+            self._held(namespace, -slots)
         self.pool.release(join([], sorted(freed)))
         return count - missing
 
@@ -390,10 +406,9 @@ class GraphCache:
             self.evict(count - self.pool.free)
 
     def _drop(self, node: Node) -> list[Extent]:
-        """Takes the KV from a node that stands in no order any more; the slots are the caller's."""
+        """Takes the KV from a node that stands in no order any more; the slots, and counting them, are the caller's."""
         assert node.extents is not None
         extents, node.extents = node.extents, None
-        self._held(node, -length_of(extents))
         node.filled = 0
         if self.on_change is not None and node.indexed:
             self.on_change("left" if node.covered else "evicted", node, len(node))
@@ -416,17 +431,15 @@ class GraphCache:
 
     # ---- parts
 
-    def _lock(self, span: Span) -> None:
-        for node in span.upwards():
-            if node.locks == 0:
-                self._idle.discard(node)
-            node.locks += 1
+    def _lock(self, node: Node) -> None:
+        if node.locks == 0:
+            self._idle.discard(node)
+        node.locks += 1
 
-    def _unlock(self, span: Span) -> None:
-        for node in span.upwards():
-            node.locks -= 1
-            if node.locks == 0 and node.extents is not None:
-                self._idle.add(node)
+    def _unlock(self, node: Node) -> None:
+        node.locks -= 1
+        if node.locks == 0 and node.extents is not None:
+            self._idle.add(node)
 
     def _hold(self, node: Node, level: Keep) -> None:
         node.holders[level] += 1
@@ -446,19 +459,19 @@ class GraphCache:
         after = before[-1].end if before else None
         extra = self.pool.allocate(capacity - length_of(have), after)
         node.extents = join(have, extra)
-        self._held(node, length_of(extra))
+        self._held(node.context.namespace, length_of(extra))
 
     def _give_back(self, node: Node, extents: list[Extent]) -> None:
         self.pool.release(extents)
-        self._held(node, -length_of(extents))
+        self._held(node.context.namespace, -length_of(extents))
 
-    def _held(self, node: Node, slots: int) -> None:
-        namespace = node.context.namespace
+    def _held(self, namespace: str, slots: int) -> None:
         self.slots_held[namespace] += slots
         if not self.slots_held[namespace]:
             del self.slots_held[namespace]
 
     def _split(self, upper: Node, lower: Node) -> None:
+        lower.context.splits += 1
         self._idle.split(upper, lower)
         if self.tier is not None:
             self.tier.split(upper, lower)
@@ -491,7 +504,7 @@ class GraphCache:
             if own.holders[level]:  # the one who ran it
                 self._hold(twin, level)
         if own.locks:
-            self._lock(Span(twin, twin.lo))
+            self._lock(twin)
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
             self._give_back(own, own.extents)

@@ -178,6 +178,8 @@ class Span(NamedTuple):
             node = node.parent
 
     def nodes(self) -> list[Node]:
+        if self.lo == self.node.lo and self.node.tokens:  # nearly always
+            return [self.node]
         return list(self.upwards())[::-1]
 
     @property
@@ -212,10 +214,10 @@ class Context:
 
     Offsets are in the frame of the call that opened the context; a later call with an equal context computes in this
     same frame, shifted. `visible` counts the tokens of its members, `segments` the frames in which they stand, and what
-    it sees at its own place.
+    it sees at its own place; `splits` how often a node of its tree was cut.
     """
 
-    __slots__ = ("key", "members", "namespace", "root", "segments", "signature", "start", "visible")
+    __slots__ = ("key", "members", "namespace", "root", "segments", "signature", "splits", "start", "visible")
 
     def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
         self.namespace = namespace
@@ -225,6 +227,7 @@ class Context:
         self.signature = signature
         self.visible = sum(member.span.length for member in members)
         self.segments = 1 + len({member.delta for member in members} - {0})
+        self.splits = 0
         self.root = Node(self, None, 0, array("i"))
 
 

@@ -3,14 +3,18 @@ run, the batch of the step after can be made before the tokens of this one are k
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pavane.cache import Transfers
+from pavane.cache import Node, Transfers
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32, MoveIn, MoveOut, Moves
-from pavane.scheduler.plan import Item, Sample, Step, make_batch
+from pavane.scheduler.attention import watched_rows
+from pavane.scheduler.layout import Own, lay_out, ranges
+from pavane.scheduler.plan import Item, Sample, Step
+from pavane.scheduler.reads import Encodings, Reads, path, reads_apart
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
 
@@ -28,28 +32,26 @@ class Ahead:
 
 
 class BatchMaker:
-    """Makes the batches of a scheduler, one after the other."""
+    """Makes the batches of a scheduler, one after the other. `bos` is 1 if a BOS stands before offset 0. With `share`,
+    an encoding that several calls read is one segment with the rows of all; without, each call's attention is laid out
+    as if it were alone."""
 
     def __init__(self, text: TextRules, *, bos: int, share: bool) -> None:
-        """See `make_batch`."""
         self._text = text
         self._bos = bos
         self._share = share
+        self._encodings = Encodings()
+        self._reads: dict[Node, Reads] = {}  # of the items of the last step, by their tails
         self._items: list[Item] = []
         self._batch: Batch | None = None
 
     def make(self, step: Step) -> Batch:
+        """Sets `first_row` of the step's items."""
         batch = None if step.watched else self._moved_on(step)
         if batch is None:
-            batch = make_batch(step, self._text, bos=self._bos, share=self._share)
-        self._items, self._batch = step.items, batch
-        if step.watched:
-            self.forget()
+            batch = self._laid_out(step)
+        self._items, self._batch = (step.items, batch) if not step.watched else ([], None)
         return batch
-
-    def forget(self) -> None:
-        """What running calls read may lie elsewhere from now on: the next batch is made from nothing."""
-        self._items, self._batch = [], None
 
     def ahead(self, step: Step) -> Ahead | None:
         """The step after `step`, the last that was made, if each of its calls is a decode that goes on unless its next
@@ -79,17 +81,14 @@ class BatchMaker:
         self._items, self._batch = items, ahead.batch if len(items) == len(ahead.items) else None
 
     def _moved_on(self, step: Step) -> Batch | None:
-        """The last batch with every row one further, or None if the step is not of this kind.
-
-        What running calls read is locked, so that all they read but the token before lies where it lay.
-        """
+        """The last batch with every row one further, or None if the step is not of this kind."""
         last, items = self._batch, step.items
         if last is None or len(items) != len(self._items):
             return None
         for now, before in zip(items, self._items, strict=True):
-            if now.tail is not before.tail or now.call is not before.call or now.lo != before.lo + 1:
+            if now.tail is not before.tail or now.lo != before.lo + 1 or now.hi != now.lo + 1 or before.hi != now.lo:
                 return None
-            if now.rows != 1 or before.rows != 1:
+            if not self._reads[now.tail].hold(now):
                 return None
         slots = _slots(items)
         assert slots is not None
@@ -98,6 +97,69 @@ class BatchMaker:
         tokens = np.array([item.tail.tokens[item.lo - item.tail.lo] for item in items], dtype=np.int32)
         previous = np.full(len(items), NO_TOKEN, dtype=np.int32)
         return replace(self._next(last, slots, step.samples), tokens=tokens, previous=previous)
+
+    def _laid_out(self, step: Step) -> Batch:
+        watched = {id(part.item) for part in step.watched}
+        reads = self._all_reads(step.items, watched)
+        tokens, extents = array("i"), array("i")
+        counts, rows, begins = [], [], []
+        n = 0
+        for item in step.items:
+            tail, lo, hi = item.tail, item.lo, item.hi
+            item.first_row = n
+            n += hi - lo
+            rows.append(hi - lo)
+            begins.append(tail.context.start + lo)
+            size = len(extents)
+            begin = item.call.span.lo if watched and id(item) in watched and item.call.span is not None else lo
+            for node in (tail,) if begin >= tail.lo else path(tail, begin):
+                left = (hi if node is tail else node.hi) - node.lo
+                tokens += node.tokens[max(lo - node.lo, 0) : left]
+                for start, length in node.extents or ():
+                    extents.append(start)
+                    extents.append(min(length, left))
+                    left -= length
+                    if left <= 0:
+                        break
+            counts.append(len(extents) - size)
+        own = Own(
+            np.frombuffer(extents, dtype=np.int32).reshape(-1, 2),
+            np.array(counts, dtype=np.int32) // 2,
+            np.array(rows, dtype=np.int32),
+        )
+        segments = lay_out(reads, own, limit=self._encodings.limit, share=self._share)
+        return Batch(
+            n_rows=n,
+            tokens=np.frombuffer(tokens, dtype=np.int32),
+            previous=np.full(n, NO_TOKEN, dtype=np.int32),
+            positions=ranges(np.array(begins, dtype=np.int32) + self._bos, own.rows),
+            slots=own.slots(),
+            samples=make_samples(step.samples, self._text),
+            watched=watched_rows(step.watched),
+            **segments._asdict(),
+        )
+
+    def _all_reads(self, items: Sequence[Item], watched: set[int]) -> list[Reads]:
+        """What each of `items` reads; what those of the last step have read, and these do not, is forgotten. Those that
+        are `watched`, by id(), read each parent by itself."""
+        known, self._reads = self._reads, {}
+        for item in items:
+            reads = known.get(item.tail)
+            if reads is not None and reads.hold(item) and id(item) not in watched:
+                self._reads[item.tail] = reads
+        for tail, reads in known.items():
+            if tail not in self._reads:
+                self._encodings.drop(reads)
+        out = []
+        for item in items:
+            reads = self._reads.get(item.tail)
+            if reads is None:
+                if id(item) in watched:
+                    reads = reads_apart(item)
+                else:
+                    reads = self._reads[item.tail] = self._encodings.reads(item)
+            out.append(reads)
+        return out
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""

@@ -121,9 +121,12 @@ class Call:
         end = self.ended_at if self.ended_at is not None else now
         ready = self.ready_at if self.ready_at is not None else end
         started = self.started_at if self.started_at is not None else end
-        repositioned = sum(use.tokens - use.fresh for use in self.uses if use.repositioned)
-        encoded = self.fresh + sum(use.fresh for use in self.uses)
-        visible = self.own_visible + sum(use.tokens for use in self.uses)
+        parents = tuple([ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.tokens) for u in self.uses])
+        fresh = [use.fresh for use in self.uses]
+        moved = zip(self.uses, parents, fresh, strict=True)
+        repositioned = sum([parent.tokens - first for use, parent, first in moved if use.repositioned])
+        encoded = self.fresh + sum(fresh)
+        visible = self.own_visible + sum([parent.tokens for parent in parents])
         computes = not self.spec.lazy and (self.encoded or self.first_token_at is not None)
         return Receipt(
             in_place=visible - repositioned - encoded if computes else 0,
@@ -138,7 +141,7 @@ class Call:
             total_s=end - self.accepted_at,
             preemptions=self.preemptions,
             placement_ignored=self.placement_ignored,
-            parents=tuple(ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.tokens) for u in self.uses),
+            parents=parents,
             attention_mass=self.attention.means() if self.attention is not None else (),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pavane.cache import GraphCache, Node
+from pavane.cache import GraphCache, Node, length_of
 from pavane.scheduler.attention import WatchedRows, attention_of
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.plan import Item, Sample, Step
@@ -21,10 +21,14 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
     if first:
         step.first.append((node, lo + count - first, lo + count))
     item = step.add(call, node, lo, lo + count)
-    for receipt, name, tokens in charges(call, node, lo, count, first):
-        step.count(receipt, name, tokens)
+    if node is call.span.node and lo >= call.span.lo + call.own_visible:  # what was generated is counted by its tokens
+        if first < count:
+            step.count(call, "reencoded", count - first)
+    else:
+        for receipt, name, tokens in charges(call, node, lo, count, first):
+            step.count(receipt, name, tokens)
     step.count(call.workflow, "spent", first)
-    if _own(call, node):
+    if (call.sealed or call.asks_attention) and _own(call, node):
         _score(call, item, lo - call.span.lo, count, step)
         _watch(call, item, lo - call.span.lo, count, step)
     return item
@@ -83,8 +87,7 @@ def _watch(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
 
 def grow(cache: GraphCache, call: Call, node: Node) -> bool:
     """Slots for all tokens of a decode's tail, and a run to grow into while it lasts; False if there is no room."""
-    have = sum(extent.length for extent in node.extents or ())
-    left = 0 if call.sealed else call.max_tokens - call.generated
-    if have >= len(node):
+    if length_of(node.extents or []) >= len(node.tokens):
         return True
+    left = 0 if call.sealed else call.max_tokens - call.generated
     return cache.grow(node, len(node) + min(RUN, left)) or cache.grow(node, len(node))

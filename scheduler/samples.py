@@ -75,7 +75,8 @@ def taken_tokens(samples: Sequence[Sample], result: StepResult) -> list[Taken]:
     """What the step gave for each of its samples."""
     tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
     if result.top_tokens is None or result.top_logprobs is None:
-        return [Taken(token, logprob, Top()) for token, logprob in zip(tokens, logprobs, strict=True)]
+        nothing = Top()
+        return [Taken(token, logprob, nothing) for token, logprob in zip(tokens, logprobs, strict=True)]
     taken = []
     for i, sample in enumerate(samples):
         decode = sample.call.spec.decode

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from pavane.cache import GraphCache, NeverFitsError, Node
+from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
 from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
@@ -81,7 +81,6 @@ class Steps:
                 return self._with_moves(replace(self._batches.make(step), scores=make_scores(step.scores)))
             if not step.finishing and not step.mended:
                 if self._cache.tier is not None and self._cache.tier.flying:
-                    self._batches.forget()  # until the next step with rows, calls may have stopped and begun again
                     return self._with_moves(Batch.only(Moves()))
                 self.step = None
                 return None
@@ -133,8 +132,8 @@ class Steps:
         """Schedules what the call can compute next. True if anything moved."""
         assert call.span is not None
         for span in call.needs[-1:] if call.inputs_ready else list(call.needs):
-            for node in span.nodes():
-                if node.complete:
+            for node in (span.node,) if span.node.lo == span.lo else span.nodes():
+                if node.filled == len(node.tokens):
                     continue
                 if node.coming:
                     return call in step.busy
@@ -142,18 +141,18 @@ class Steps:
                     if call not in step.busy:
                         self._park(call)
                     return True
-                count = min(step.room(call, node), len(node) - node.filled)
+                count = min(step.room(call, node), len(node.tokens) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
                 item = encode(self._cache, call, node, count, step)
-                if node.filled < len(node):
+                if node.filled < len(node.tokens):
                     return True
                 call.inputs_ready = node is call.span.node
                 if call.inputs_ready and not call.sealed:
                     index = call.content_end - call.content_begin
                     decode = call.spec.decode
                     forced = decode.forced[index] if decode and decode.forced else NO_TOKEN
-                    step.samples.append(Sample(call, item, node.hi - 1, index, forced))
+                    step.samples.append(Sample(call, item, item.hi - 1, index, forced))
         if call.mending:
             step.mended[call] = None
             return call in step.busy
@@ -220,7 +219,7 @@ class Steps:
     def _make_room(self, call: Call, node: Node, step: Step) -> bool:
         """Slots for the tokens of a running decode, at the expense of later calls if need be."""
         assert call.span is not None
-        if node is not call.span.node or call.spec.decode is None:
+        if length_of(node.extents or []) >= len(node.tokens) or node is not call.span.node or call.spec.decode is None:
             return True
         if grow(self._cache, call, node):
             return True
@@ -324,7 +323,6 @@ class Steps:
     def seal(self, call: Call, finish: Finish, now: float) -> None:
         """The content of a running decode ends here."""
         seal(self._cache, call, finish)
-        self._batches.forget()  # the beginning of its path may now be that of another call
         assert call.span is not None
         if call.span.node.complete:
             self._encoded(call, now)

@@ -186,6 +186,8 @@ class Driver:
             ahead, self.result = self.flying
             self.batch, self.kept = ahead.batch, self.s.adopt(ahead, self.h.now)
             self.done["adopted" if len(self.kept) == len(ahead.items) else "adopted in part"] += 1
+        if self.batch is not None:
+            self.h.check_layout(self.batch)
         self.following = self.s.ahead() if self.rng.random() < self.eager else None
         if self.batch is None:
             assert not self.s.running, "calls run, and yet there is nothing to do"

@@ -1,0 +1,126 @@
+"""What the rows at the end of a path read beside that end. It is found once, when a call begins to run, and kept as
+arrays while the call holds its locks: for so long, all of it lies where it lay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import itemgetter
+
+import numpy as np
+
+from pavane.cache import Extent, Node, Span
+from pavane.cache.slots import join
+from pavane.kernels.batch import Int32
+from pavane.scheduler.attention import layout
+from pavane.scheduler.plan import Item
+
+NOT_AGAIN = 1 << 30  # deeper than any path
+APART, OWN = 0, 1  # numbers of no encoding
+OWN_PART = (OWN, 0, 0, 0, 1)
+
+
+@dataclass(slots=True, eq=False)
+class Reads:
+    """`entries` [n, 5] are (number of the encoding, delta, tokens, extents, 1 if it is the first entry of this number),
+    those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one stands for the
+    path's own end, and has no `extents` [all, 2] here.
+
+    Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
+    path's context had been cut `splits` times.
+    """
+
+    entries: Int32
+    extents: Int32
+    begin: int
+    needs: list[Span]
+    splits: int
+    spans: list[Span]  # that have numbers
+
+    def hold(self, item: Item) -> bool:
+        """Whether this is also what `item` reads, which leads to the same node."""
+        return self.needs is item.call.needs and self.begin <= item.lo and self.splits == item.tail.context.splits
+
+
+@dataclass(slots=True, eq=False)
+class _Encoding:
+    number: int
+    where: list[Extent]  # while somebody reads it
+    length: int
+    readers: int = 0
+
+
+class Encodings:
+    """Small numbers for the encodings that are read, so that readers can be counted by arrays."""
+
+    def __init__(self) -> None:
+        self._known: dict[Span, _Encoding] = {}
+        self._free: list[int] = []
+        self.limit = OWN + 1  # all numbers are less
+
+    def reads(self, item: Item) -> Reads:
+        """What `item` reads; to be given to `drop` when its call has stopped, before that of others is asked for."""
+        tail, context = item.tail, item.tail.context
+        begin = tail if item.lo >= tail.lo else path(tail, item.lo)[0]
+        above = path(begin.parent, 0) if begin.parent is not None else []
+        members = sorted([(m.delta == 0, m.delta, m.span) for m in context.members], key=itemgetter(0, 1))
+        spans = [(span, delta) for _, delta, span in members] + [(Span(node, node.lo), 0) for node in above]
+        entries, extents, seen = [], [], set()
+        for span, delta in spans:
+            encoding = self._read(span)
+            number, where = encoding.number, encoding.where
+            entries.append((number, delta, encoding.length, len(where), int(number not in seen)))
+            extents += where
+            seen.add(number)
+        entries.append(OWN_PART)
+        return Reads(
+            np.array(entries, dtype=np.int32),
+            np.array(extents, dtype=np.int32).reshape(-1, 2),
+            tail.lo if begin is tail else NOT_AGAIN,
+            item.call.needs,
+            context.splits,
+            [span for span, _ in spans],
+        )
+
+    def drop(self, reads: Reads) -> None:
+        for span in reads.spans:
+            encoding = self._known[span]
+            encoding.readers -= 1
+            if not encoding.readers:
+                del self._known[span]
+                self._free.append(encoding.number)
+
+    def _read(self, span: Span) -> _Encoding:
+        encoding = self._known.get(span)
+        if encoding is None:
+            if not self._free:
+                self._free.append(self.limit)
+                self.limit += 1
+            where = join([], [extent for node in span.nodes() for extent in node.slots()])
+            encoding = self._known[span] = _Encoding(self._free.pop(), where, span.length)
+        encoding.readers += 1
+        return encoding
+
+
+def reads_apart(item: Item) -> Reads:
+    """What `item` reads if each parent of its call is to be a segment by itself; to be found anew for every step."""
+    segments = layout(item)[:-1]
+    entries = [(APART, delta, 0, len(extents), 0) for extents, delta in segments] + [(APART, 0, 0, 0, 0)]
+    extents = [extent for extents, _ in segments for extent in extents]
+    return Reads(
+        np.array(entries, dtype=np.int32),
+        np.array(extents, dtype=np.int32).reshape(-1, 2),
+        NOT_AGAIN,
+        item.call.needs,
+        item.tail.context.splits,
+        [],
+    )
+
+
+def path(tail: Node, lo: int) -> list[Node]:
+    """The nodes of the path to `tail`, from the one that holds depth `lo` on."""
+    nodes: list[Node] = []
+    node: Node | None = tail
+    while node is not None and node.tokens and node.hi > lo:
+        nodes.append(node)
+        node = node.parent
+    return nodes[::-1]
