@@ -26,6 +26,8 @@ class Groups:
         """A new group, whose members may have ended."""
         self._changed[group] = None
         self._check(group)
+        for member in group.members:
+            self._states.lifetimes.refresh(member)
 
     def ended(self, member: Call) -> list[Group]:
         """Returns the groups that have failed by that."""

@@ -116,7 +116,7 @@ class GraphOrder:
         share = self._shares.setdefault(workflow.tenant.name, _Share())
         queue = share.queues.get(workflow)
         if queue is None:
-            queue = share.queues[workflow] = _Queue(self._place(workflow))
+            queue = share.queues[workflow] = _Queue(self.place(workflow))
             share.push(workflow, queue)
         queue.waiting += 1
         queue.put(call)
@@ -146,7 +146,7 @@ class GraphOrder:
         return None
 
     def key(self, call: Call) -> Key:
-        return (call.workflow.tenant.service, *self._place(call.workflow), -call.chain, call.serial)
+        return (call.workflow.tenant.service, *self.place(call.workflow), -call.chain, call.serial)
 
     def raised(self, call: Call) -> None:
         self._shares[call.workflow.tenant.name].queues[call.workflow].put(call)
@@ -155,14 +155,15 @@ class GraphOrder:
         share = self._shares.get(workflow.tenant.name)
         queue = share.queues.get(workflow) if share is not None else None
         if share is not None and queue is not None:
-            queue.place = self._place(workflow)
+            queue.place = self.place(workflow)
             share.push(workflow, queue)
 
     def free(self, tenant: Tenant) -> None:
         if tenant.name in self._shares:
             self._offer(tenant)
 
-    def _place(self, workflow: Workflow) -> Key:
+    def place(self, workflow: Workflow) -> Key:
+        """Of a workflow among those of all tenants, their shares aside; smaller goes first."""
         # Work left minus ageing * age; what is the same for all at a time is left out, so that it need not change.
         return (-workflow.priority, workflow.work + self._ageing * workflow.busy_since)
 

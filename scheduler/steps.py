@@ -55,6 +55,7 @@ class Steps:
         """The next step, or None if there is nothing to compute now."""
         assert self.step is None, "the last step was not committed"
         order = self._states.order
+        order.make_way(now)
         for call in self._yielding.to_others():
             self._preempt(call)
         while True:
@@ -186,6 +187,7 @@ class Steps:
                 continue
             states.tenants.floor = max(states.tenants.floor, call.workflow.tenant.service)
             states.enter(call, State.RUNNING)
+            states.order.begin(call.workflow, now)
             call.started_at = call.started_at if call.started_at is not None else now
             moved = True
             self._advance(call, step, now)

@@ -27,6 +27,7 @@ class System:
     max_model_len: int = 65_536
     policy: str = "graph"
     eviction: Eviction = "graph"
+    load_control: bool = True
     priorities: Mapping[str, int] = field(default_factory=dict)  # of a tenant's workflows, where not 0
 
     def cache(self) -> GraphCache:
@@ -40,6 +41,7 @@ class System:
             max_running=self.max_num_seqs,
             token_budget=self.max_num_batched_tokens,
             policy=self.policy,
+            load_control=self.load_control,
         )
 
 

@@ -13,7 +13,7 @@ from support.tiers import empty
 
 from pavane.kernels.batch import Batch, StepResult
 from pavane.scheduler.batches import Ahead
-from pavane.scheduler.calls import Group
+from pavane.scheduler.calls import Call, Group
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scheduler import POLICIES
 from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, Retention, State
@@ -336,7 +336,9 @@ class Driver:
         assert self.s.graph.unfinished == len(unfinished)
         assert set(self.s.running) == {call for call in unfinished if call.state is State.RUNNING}
         for workflow in self.s.graph.workflows.values():
-            assert workflow.unfinished == sum(1 for c in workflow.calls.values() if not c.state.ended)
+            assert list(workflow.open) == [c for c in workflow.calls.values() if not c.state.ended]
+            assert workflow.unfinished == len(workflow.open)
+            assert workflow.resting == sum(len(c.tokens) for c in workflow.calls.values() if rests(c))
 
     def random_step(self) -> None:
         rng = self.rng
@@ -418,6 +420,12 @@ class Driver:
         for tenant in self.s.tenants.known.values():
             assert (tenant.waiting, tenant.running, tenant.unfinished, tenant.workflows) == (0, 0, 0, 0)
             assert tenant.stored_tokens == 0
+
+
+def rests(call: Call) -> bool:
+    """It is done, and nobody is known who will read it."""
+    read = call.children or call.expected_readers or any(group.open for group in call.member_of)
+    return call.state is State.DONE and not read
 
 
 def drive(seed: int, steps: int, *, calm: bool, chatty: bool = False, host_pages: int = 0) -> Driver:
