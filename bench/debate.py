@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, median
-from typing import Any
 
 from pavane.bench.arguments import positive
-from pavane.bench.lab import Lab, interleaved
-from pavane.bench.peers.debate import Turns, debate_on
-from pavane.bench.peers.peer import Peer
-from pavane.bench.prediction import Lengths, common, predict
-from pavane.bench.report import Figure, Report, at_least, say
-from pavane.bench.stats import ratio
-from pavane.clients import Client, Fidelity, Message, Receipt
-from pavane.clients.workflows.debate import DEBATE, SYSTEM, Debate, Outcome, run_debate
+from pavane.bench.lab import Lab
+from pavane.bench.report import Report
+from pavane.bench.workflows.cases import Case
+from pavane.bench.workflows.figures import all_figures
+from pavane.bench.workflows.journal import Journal
+from pavane.bench.workflows.session import measure as measure_case
+from pavane.bench.workflows.session import recorded
+from pavane.clients.workflows.debate import KIND, DebateSizes
+from pavane.clients.workflows.problem import TextProblem
 
 PEERS: tuple[str, ...] = ()
-PROBLEM = "A bakery fills 14 trays with 12 rolls each and sells 95 rolls before noon. How many rolls are left?"
-ARMS: tuple[Fidelity, ...] = ("exact", "reuse")
-FIRST_TOKEN_BAR = at_least(10)
-EXACT_BAR = at_least(1.3)
-PEER_BAR = at_least(3)
 QUICK = {"agents": 2, "rounds": 2, "tokens": 4, "repeat": 1}
 
 
@@ -32,120 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=2, help="after the first one")
     parser.add_argument("--tokens", type=positive, default=96, help="of each answer, exactly")
     parser.add_argument("--repeat", type=positive, default=3, help="of all arms, interleaved")
-    parser.add_argument("--problem", default=PROBLEM)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    turns: Turns
-    lengths: Lengths
+    parser.add_argument("--problem", default=KIND.sample_problems()[0].problem)
 
 
 async def measure(lab: Lab, args: argparse.Namespace) -> Report:
-    debate = Debate(args.problem, args.agents, args.rounds, args.tokens, equal_lengths=True)
-    warm_up = Debate(args.problem, args.agents, 1, 4, equal_lengths=True)
-    outcomes: dict[Fidelity, list[Outcome]] = {arm: [] for arm in ARMS}
-    walls: dict[str, list[float]] = {peer.name: [] for peer in lab.peers}
-    async with Client(lab.pavane.target) as client:
-        parts = await _parts(client, debate)
-    arms: tuple[Fidelity | Peer, ...] = (*ARMS, *lab.peers)
-    for arm in arms:  # the first pass of a process is slower; nobody should pay for it
-        await _once(lab, arm, warm_up, parts.turns)
-    async for _, arm in interleaved(arms, args.repeat):
-        outcome = await _once(lab, arm, debate, parts.turns)
-        if isinstance(outcome, Outcome):
-            assert isinstance(arm, str)
-            outcomes[arm].append(outcome)
-        else:
-            assert not isinstance(arm, str)
-            walls[arm.name].append(outcome)
-    modes = {arm: _mode(outcomes[arm], predict(parts.lengths, args.agents, args.rounds, arm)) for arm in ARMS}
-    for arm in ARMS:
-        say(f"  debate, {arm}: {modes[arm]['wall_s']:.2f} s  {modes[arm]['tokens']}")
-    for name, each in walls.items():
-        say(f"  debate, {name}: {median(each):.2f} s")
-    data = {"agents": args.agents, "rounds": args.rounds, "tokens": args.tokens, "modes": modes, "peer_walls_s": walls}
-    counted = all(mode["tokens"] == mode["predicted"] for mode in modes.values())
-    defect = "" if counted else f"the debate's tokens are not as predicted: {modes}"
-    return Report("debate", _figures(modes, walls), data, defect)
-
-
-async def _once(lab: Lab, arm: Fidelity | Peer, debate: Debate, turns: Turns) -> Outcome | float:
-    if not isinstance(arm, str):
-        return await debate_on(arm, turns, debate)
+    sizes = DebateSizes(args.agents, args.rounds, answer_tokens=args.tokens, last_tokens=args.tokens)
+    case = Case(KIND, sizes, TextProblem(args.problem), "given")
+    journal = Journal(None)
+    recording = await recorded(lab, journal, case, 1)
     async with lab.pavane.client() as client:
-        return await run_debate(client, debate, arm, _follow)
-
-
-async def _follow(r: int, agent: int, message: Message) -> None:
-    await message
-
-
-def _figures(modes: dict[Fidelity, dict[str, Any]], walls: dict[str, list[float]]) -> list[Figure]:
-    exact, reuse = (modes[arm] for arm in ARMS)
-    first = [fmean(run) for run in exact["first_tokens_s"]], [fmean(run) for run in reuse["first_tokens_s"]]
-    wall = f"{reuse['wall_s']:.2f} s"
-    figures = [
-        Figure.of(
-            "debate, first token after round 0: EXACT / REUSE",
-            ratio(*first),
-            FIRST_TOKEN_BAR,
-            *(f"{median(each):.3f} s" for each in reversed(first)),
-        ),
-        Figure.of(
-            "debate, wall: EXACT / REUSE",
-            ratio(exact["walls_s"], reuse["walls_s"]),
-            EXACT_BAR,
-            wall,
-            f"{exact['wall_s']:.2f} s",
-        ),
-    ]
-    for name, each in walls.items():
-        times = ratio(each, reuse["walls_s"])
-        figures.append(Figure.of(f"debate, wall: {name} / REUSE", times, PEER_BAR, wall, f"{median(each):.2f} s"))
-    return figures
-
-
-async def _parts(client: Client, debate: Debate) -> _Parts:
-    start = await client.tokenize(turns=[("system", SYSTEM), ("user", debate.problem)])
-    instruction = await client.tokenize(user=DEBATE)
-    async with client.workflow() as wf:
-        answer = await wf.decode(wf.prefill(user="Hi"), max_tokens=1, ignore_eos=True)
-    trailer = answer.tokens[len(answer.tokens) - answer.receipt.trailer :]
-    header = answer.tokens[: len(answer.tokens) - len(answer.content) - len(trailer)]
-    lengths = Lengths(
-        len(start),
-        len(instruction),
-        len(header),
-        debate.max_tokens,
-        len(trailer),
-        common(header, instruction),
-        common(start, instruction),
-    )
-    return _Parts(Turns(start, instruction, header, trailer), lengths)
-
-
-def _mode(runs: Sequence[Outcome], predicted: dict[str, int]) -> dict[str, Any]:
-    calls = [[answer for row in run.answers for answer in row] for run in runs]
-    after_round_0 = len(runs[0].answers[0])
-    generated = sum(call.receipt.generated for call in calls[0])
-    wall = median(run.wall for run in runs)
-    return {
-        "wall_s": wall,
-        "walls_s": [run.wall for run in runs],
-        "first_tokens_s": [[call.receipt.first_token for call in run[after_round_0:]] for run in calls],
-        "first_tokens_from_start_s": [[c.receipt.blocked + c.receipt.first_token for c in run] for run in calls],
-        "decode_tok_s": generated / wall,
-        "tokens": _tokens(runs[0].total),
-        "predicted": predicted,
+        bos = (await client.server_info()).bos_token_id
+    await measure_case(lab, journal, case, recording, ["exact", "reuse", *lab.peers], args.repeat, bos=bos)
+    runs = journal.runs(case.name)
+    modes = {
+        arm: {
+            "tokens": next(run.tokens for run in runs if run.arm == arm),
+            "predicted": next(run.predicted for run in runs if run.arm == arm),
+            "walls_s": [run.wall for run in runs if run.arm == arm],
+        }
+        for arm in dict.fromkeys(run.arm for run in runs)
     }
-
-
-def _tokens(total: Receipt) -> dict[str, int]:
-    return {
-        "in_place": total.reused_in_place,
-        "repositioned": total.repositioned,
-        "encoded": total.encoded,
-        "generated": total.generated,
-        "trailer": total.trailer,
-    }
+    defect = "" if all(run.counted for run in runs) else f"the debate's tokens are not as predicted: {modes}"
+    return Report("debate", all_figures(journal), {**case.all_sizes, "modes": modes}, defect)

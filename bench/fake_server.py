@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import sys
 
 import numpy as np
-import uvloop
 
 from pavane.kernels.batch import Batch, StepResult
-from pavane.server.app import start
 from pavane.server.config import add_flags, from_flags
+from pavane.server.serving import serve
 
 WORD = 1000  # some ordinary token
 
@@ -22,17 +21,7 @@ class FakeRunner:
         return StepResult(tokens, np.zeros(count, dtype=np.float32), 0.0)
 
 
-async def _serve() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    config = from_flags(parser.parse_args())
-    server = await start(config, lambda loaded, config, max_model_len: FakeRunner())
-    print(f"listening on {config.host}:{server.port}", flush=True)
-    await server.run_until_signal()
-
-
-if __name__ == "__main__":
-    try:
-        uvloop.run(_serve())
-    except asyncio.CancelledError:
-        pass
+    sys.exit(serve(from_flags(parser.parse_args()), lambda loaded, config, max_model_len: FakeRunner()))

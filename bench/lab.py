@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pavane.bench.peers.peer import Peer, check_installed, start_peer
+from pavane.bench.peers.peer import StreamingPeer, check_installed, start_peer
 from pavane.bench.server_process import ServerProcess
 from pavane.bench.stats import Arrival
 from pavane.clients import Client, Message
@@ -57,7 +57,7 @@ class Pavane:
 @dataclass(frozen=True)
 class Lab:
     pavane: Pavane
-    peers: tuple[Peer, ...]
+    peers: tuple[StreamingPeer, ...]
     metrics_port: int
     threads: int
 

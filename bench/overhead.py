@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-import urllib.request
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab
+from pavane.bench.metrics import scrape
 from pavane.bench.report import Figure, Report, at_most, say
 from pavane.clients import Message
 
@@ -51,16 +49,16 @@ async def _steady(lab: Lab, count: int, steps: int) -> tuple[int, float, float]:
     async with lab.pavane.client() as client, client.workflow() as wf:
         root = wf.prefill(system="You tell long stories.", user="Tell me one about a lighthouse.")
         streams = [wf.decode(root, seed=i, max_tokens=steps + 3 * MARGIN, ignore_eos=True) for i in range(count)]
-        before = (await asyncio.to_thread(_sample, lab.metrics_port))[0]
+        before = (await _sample(lab.metrics_port))[0]
         readers = [asyncio.create_task(_read(stream)) for stream in streams]
-        first = await asyncio.to_thread(_sample, lab.metrics_port)
+        first = await _sample(lab.metrics_port)
         while first[0] < before + MARGIN:
             await asyncio.sleep(0.05)
-            first = await asyncio.to_thread(_sample, lab.metrics_port)
+            first = await _sample(lab.metrics_port)
         last = first
         while last[0] < first[0] + steps:
             await asyncio.sleep(0.1)
-            last = await asyncio.to_thread(_sample, lab.metrics_port)
+            last = await _sample(lab.metrics_port)
         await asyncio.gather(*readers)
     return int(last[0] - first[0]), last[1] - first[1], last[2] - first[2]
 
@@ -70,9 +68,7 @@ async def _read(stream: Message) -> None:
         pass
 
 
-def _sample(port: int) -> tuple[float, float, float]:
+async def _sample(port: int) -> tuple[float, float, float]:
     """Steps so far, seconds of their forward passes, and the clock."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    values = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+    values = await scrape(port)
     return values["pavane_forward_seconds_count"], values["pavane_forward_seconds_sum"], time.perf_counter()

@@ -147,12 +147,12 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    interval = " - ".join(map(_number, figure.interval or ()))
+    interval = " - ".join(map(number, figure.interval or ()))
     word = {None: "", True: "met", False: "MISSED"}[figure.met]
     bar = "" if figure.bar is None else str(figure.bar)
-    return figure.what, figure.ours, figure.theirs, _number(figure.value), interval, bar, word
+    return figure.what, figure.ours, figure.theirs, number(figure.value), interval, bar, word
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, so that what misses its bar also looks like it."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"

@@ -17,6 +17,7 @@ from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 
 BAR = 0.5
+Metadata = tuple[tuple[str, str], ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,18 +45,26 @@ async def _bench(module: str, flags: list[str], streams: int, tokens: int) -> fl
         stub: rpc.WorkflowServiceAsyncStub = rpc.WorkflowServiceStub(channel)  # type: ignore[assignment]
         if flags:
             await stub.OpenWorkflow(pb.OpenWorkflowRequest(workflow_id="w"))
-        await asyncio.gather(*(_stream(stub, f"warm{i}", 20) for i in range(streams)))
-        began = time.perf_counter()
-        counts = await asyncio.gather(*(_stream(stub, f"s{i}", tokens) for i in range(streams)))
-        return sum(counts) / (time.perf_counter() - began)
+        await deliver(stub, "warm", streams, 20)
+        return await deliver(stub, "s", streams, tokens)
 
 
-async def _stream(stub: rpc.WorkflowServiceAsyncStub, call_id: str, tokens: int) -> int:
+async def deliver(
+    stub: rpc.WorkflowServiceAsyncStub, name: str, streams: int, tokens: int, metadata: Metadata = ()
+) -> float:
+    """Tokens a second of so many streams in the workflow "w", each of `tokens`; `name` is new in it."""
+    began = time.perf_counter()
+    counts = await asyncio.gather(*(_stream(stub, f"{name}-{i}", tokens, metadata) for i in range(streams)))
+    return sum(counts) / (time.perf_counter() - began)
+
+
+async def _stream(stub: rpc.WorkflowServiceAsyncStub, call_id: str, tokens: int, metadata: Metadata) -> int:
     sampling = pb.Sampling(max_tokens=tokens, ignore_eos=True)
     decode = pb.Decode(header=pb.Header(tokens=pb.Tokens(ids=[1, 2, 3])), sampling=sampling)
     call = pb.Call(id=call_id, decode=decode)
     count = 0
-    async for response in stub.Run(pb.RunRequest(submit=pb.SubmitRequest(workflow_id="w", calls=[call]))):
+    request = pb.RunRequest(submit=pb.SubmitRequest(workflow_id="w", calls=[call]))
+    async for response in stub.Run(request, metadata=metadata):
         for event in response.events:
             kind = event.WhichOneof("event")
             if kind == "delta":

@@ -207,10 +207,15 @@ class GraphCache:
             was = len(part) if part.complete and part.indexed else 0
             part.filled = min(part.filled, max(0, depth - part.lo))
             self._evicted(part, was)
-            part.known = min(part.known, max(0, depth - part.lo))
             if part.locks == 0 and part.attached:
                 self._settle(part)
                 self._trees.prune(part)
+
+    def unlearn(self, node: Node, lo: int, hi: int) -> None:
+        """The tokens at depths [lo, hi) of the path to `node` were to be computed for the first time, and were not."""
+        for part in Span(node, 0).upwards():
+            if part.lo < hi and part.hi > lo:
+                part.known = min(part.known, max(0, lo - part.lo))
 
     # ---- the tail of a running decode
 

@@ -173,7 +173,7 @@ class Span(NamedTuple):
 
     def upwards(self) -> Iterator[Node]:
         node: Node | None = self.node
-        while node is not None and node.lo >= self.lo and len(node):
+        while node is not None and node.lo >= self.lo and node.tokens:
             yield node
             node = node.parent
 

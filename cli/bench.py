@@ -5,10 +5,12 @@
   pavane bench prefill                                    time to first token of long prompts; the same two
   pavane bench sharing                                    what it costs that parents are shared and moved
   pavane bench debate --peer llama.cpp                    reuse against a prefix cache, here and in llama.cpp
+  pavane bench workflow rag-team --json out.jsonl         any workflow: exact, reuse, peers; goes on where it stopped
   pavane bench chat                                       a cold chat with reuse and without
   pavane bench overhead                                   what is not the forward pass, 8 streams
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
+  pavane bench secure                                     tokens delivered with TLS and API keys, against without
   pavane bench memory                                     resident size, at start and after 1,000 calls
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
@@ -30,9 +32,12 @@ from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES
 from pavane.bench.server_process import ServerFailed
 from pavane.bench.stats import NoMeasurement
+from pavane.bench.workflows.cases import BadCase
+from pavane.bench.workflows.journal import JournalFailed
+from pavane.cli.extras import UsageError
 
 ALL = "all"
-ALONE = ("stream", "memory", "sched")  # they start servers of their own, if any
+ALONE = ("workflow", "stream", "secure", "memory", "sched")  # they start servers of their own, if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +75,9 @@ def _first_line(module: ModuleType) -> str:
 def run(args: argparse.Namespace) -> int:
     try:
         return _run(args)
-    except (ServerFailed, PeerFailed, NoMeasurement) as error:
+    except BadCase as error:
+        raise UsageError(f"{args.bench}: {error}") from error
+    except (ServerFailed, PeerFailed, NoMeasurement, JournalFailed) as error:
         print(f"pavane bench {args.bench}: {error}", file=sys.stderr)
         return 1
 

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from pavane.cli.connect import add_server_arguments, no_server, receipt_line
+from pavane.cli.connect import add_server_arguments, connection, no_server, receipt_line
 from pavane.cli.sampling import add_sampling_arguments, sampling_options
 from pavane.clients import CallFailed, DecodeOptions, PavaneError, SyncClient, SyncMessage, SyncWorkflow, Unavailable
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talks until the input ends. Returns 0, or 1 if an answer failed."""
     options = sampling_options(args)
-    with SyncClient(args.server, namespace=args.namespace) as client:
+    with SyncClient(**connection(args), namespace=args.namespace) as client:
         try:
             info = client.server_info()
         except Unavailable as error:

@@ -3,15 +3,67 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
+from typing import TypedDict
 
 from pavane.cli.extras import UsageError
-from pavane.clients import Receipt, Unavailable
+from pavane.clients import TLS, Receipt, Unavailable
+from pavane.clients.security import check_api_key
+
+
+class Connection(TypedDict):
+    """How to reach a server: arguments of every client."""
+
+    target: str
+    tls: TLS | bool | None
+    api_key: str
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """--server and --namespace."""
+    """--server, --namespace, and what makes the connection safe."""
+    add_connection_arguments(parser)
+    parser.add_argument(
+        "--namespace",
+        default="",
+        help="tenant whose encodings are seen and shared; default: that of the API key, or none",
+    )
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+    """--server, TLS and the API key; the files and the key have variables."""
     parser.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument("--namespace", default="", help="tenant whose encodings are seen and shared; default: none")
+    parser.add_argument(
+        "--api-key",
+        default=environment.get("PAVANE_API_KEY", ""),
+        metavar="KEY",
+        help="of a server that asks for one; other users of this machine can read it here, not in [PAVANE_API_KEY]",
+    )
+    parser.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        help="encrypt; default: if one of the files below is given. --no-tls: send an API key in the clear",
+    )
+    for option, text in (
+        ("--tls-ca", "PEM file: who may have signed the server's certificate; default: the well-known authorities"),
+        ("--client-cert", "PEM file: certificate of this client, for a server that asks for one"),
+        ("--client-key", "PEM file: the private key of --client-cert"),
+    ):
+        variable = "PAVANE_" + option.strip("-").replace("-", "_").upper()
+        parser.add_argument(option, default=environment.get(variable, ""), metavar="FILE", help=f"{text} [{variable}]")
+
+
+def connection(args: argparse.Namespace) -> Connection:
+    """What the options say. Raises UsageError."""
+    tls: TLS | bool | None = args.tls
+    try:
+        if args.tls is not False and (args.tls_ca or args.client_cert or args.client_key):
+            tls = TLS(ca=args.tls_ca or None, cert=args.client_cert or None, key=args.client_key or None)
+            tls.credentials()  # that the files are there is said before anything else happens
+        check_api_key(args.api_key, args.server, tls)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Connection(target=args.server, tls=tls, api_key=args.api_key)
 
 
 def no_server(target: str, error: Unavailable) -> UsageError:

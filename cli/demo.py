@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from contextlib import AsyncExitStack
-from functools import partial
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pavane.bench.server_process import ServerFailed, ServerProcess
-from pavane.cli.board import Board, make_board
+from pavane.bench.server_process import ServerFailed
+from pavane.cli.board import make_board
 from pavane.cli.console import PavaneConsole
 from pavane.cli.extras import UsageError
-from pavane.clients import Client, Fidelity, Message
-from pavane.clients.workflows.debate import Debate, Outcome, run_debate
+from pavane.cli.lanes import Lanes
+from pavane.cli.own_server import own_server, stop_in_order
+from pavane.clients import Client, Fidelity
+from pavane.clients.workflows import Setting
+from pavane.clients.workflows.debate import Debate, DebateSizes
+from pavane.clients.workflows.debate import run as run_debate
+from pavane.clients.workflows.problem import TextProblem
+from pavane.clients.workflows.samples import WORD_PROBLEMS
 
-PROBLEM = (
-    "A bakery fills 14 trays with 12 rolls each. It sells 95 rolls before noon and gives a quarter of "
-    "the full trays it still has afterwards to a school. How many rolls are left?"
-)
 ARMS: tuple[tuple[Fidelity, str, str], ...] = (
     ("exact", "chat", "As a chat API does it: what a prefix cache does not hold is encoded again"),
     ("reuse", "reuse", "With reuse: every message encoded once, read by all agents where it lies"),
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help="as in pavane serve; default: the small model that `make demo` installs"
     )
-    parser.add_argument("--problem", metavar="TEXT", default=PROBLEM, help="what the agents should solve")
+    parser.add_argument(
+        "--problem", metavar="TEXT", default=WORD_PROBLEMS[0].problem, help="what the agents should solve"
+    )
     parser.add_argument("--agents", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=2, help="after the first one; default: %(default)s")
     parser.add_argument("--tokens", type=int, default=96, help="limit of one answer; default: %(default)s")
@@ -46,12 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs both arms and prints what they took. Returns 0, or 1 if the server did not start."""
-    if args.agents < 2 or args.rounds < 1 or args.tokens < 1:
-        raise UsageError("a debate needs --agents of at least 2, and --rounds and --tokens of at least 1")
     console = PavaneConsole()
-    debate = Debate(args.problem, agents=args.agents, rounds=args.rounds, max_tokens=args.tokens)
     try:
-        asyncio.run(_demo(console, debate, args.model))
+        problem = TextProblem(args.problem)
+        sizes = DebateSizes(agents=args.agents, rounds=args.rounds, answer_tokens=args.tokens, last_tokens=args.tokens)
+    except ValueError as error:
+        raise UsageError(f"{error} (answer_tokens are --tokens)") from None
+    try:
+        asyncio.run(_demo(console, problem, sizes, args.model))
     except ServerFailed as error:
         PavaneConsole(stderr=True).print(str(error), markup=False)
         return 1
@@ -60,53 +64,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _demo(console: Console, debate: Debate, model: str | None) -> None:
-    _stop_in_order()
-    console.print(Text.assemble(("Problem  ", "bold"), debate.problem), end="\n\n")
-    outcomes: dict[str, Outcome] = {}
+async def _demo(console: Console, problem: TextProblem, sizes: DebateSizes, model: str | None) -> None:
+    stop_in_order()
+    console.print(Text.assemble(("Problem  ", "bold"), problem.problem), end="\n\n")
+    outcomes: dict[str, Debate] = {}
     async with AsyncExitStack() as stack:
-        with console.status("starting a server ..."):
-            server = await stack.enter_async_context(ServerProcess.serve(*(["--model", model] if model else [])))
-        async with Client(server.target) as client:
-            await _warm_up(client)
+        target = await stack.enter_async_context(own_server(console, model))
         for fidelity, label, headline in ARMS:
             console.print(f"[bold]{headline}[/bold]")
-            async with Client(server.target, namespace=f"demo-{label}") as client:
+            async with Client(target, namespace=f"demo-{label}") as client:
                 with make_board(console, keep=True) as board:
-                    follow = partial(_follow, board, debate)
-                    outcomes[label] = await run_debate(client, debate, fidelity, follow)
+                    lanes = Lanes(board)
+                    outcomes[label] = await run_debate(client, problem, sizes, Setting(fidelity), lanes)
+                    await lanes.ended()
             console.print()
     console.print(comparison(outcomes["chat"], outcomes["reuse"]))
     console.print(verdict(outcomes["chat"], outcomes["reuse"]))
 
 
-def _stop_in_order() -> None:
-    # Ctrl-C does this by itself; the other ways to end a program must not leave the server behind either.
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-
-
-async def _warm_up(client: Client) -> None:
-    # The first forward pass of a process allocates and is slower; neither arm should pay for that.
-    async with client.workflow() as wf:
-        await wf.decode(wf.prefill(user="Count to three."), max_tokens=4)
-
-
-async def _follow(board: Board, debate: Debate, r: int, agent: int, message: Message) -> None:
-    lane, first = f"agent {agent + 1}", True
-    async for delta in message:
-        if first:
-            board.begin(lane, f"round {r}/{debate.rounds}")
-            first = False
-        board.write(lane, delta.text)
-    receipt = (await message).receipt
-    if not first:
-        board.end(lane, f"{receipt.generated} tok · TTFT {receipt.first_token:.2f} s")
-
-
-def comparison(chat: Outcome, reuse: Outcome) -> Table:
+def comparison(chat: Debate, reuse: Debate) -> Table:
     """Both receipts side by side."""
     table = Table(title="What the two debates took", title_justify="left", title_style="bold")
     table.add_column("")
@@ -125,7 +101,7 @@ def comparison(chat: Outcome, reuse: Outcome) -> Table:
     return table
 
 
-def verdict(chat: Outcome, reuse: Outcome) -> str:
+def verdict(chat: Debate, reuse: Debate) -> str:
     """One sentence on what reuse saved, or did not."""
     saved = chat.total.encoded - reuse.total.encoded
     share = abs(saved) / max(1, chat.total.encoded)

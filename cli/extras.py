@@ -6,6 +6,7 @@ _EXTRAS = {
     "rich": "pavane[cli]",
     "yaml": "pavane[cli]",
     "transformers": "pavane[server,cli,bench]",
+    "trustme": "pavane[server,cli,test]",
     "xllamacpp": "pavane[server,cli,bench]",
 }
 

@@ -19,9 +19,12 @@ COMMANDS = {
     "serve": "serve a model",
     "chat": "talk to a served model",
     "top": "watch a server work",
+    "workflow": "run a workflow by name: tree of thoughts, debates, RAG team ...",
     "run": "run a graph of calls from a YAML file",
     "plan": "what a graph of calls would cost; nothing runs",
+    "keys": "make API keys",
     "bench": "measure",
+    "report": "make a page of what was measured",
 }
 
 EPILOG = """\
@@ -29,6 +32,7 @@ examples:
   pavane demo                                    three agents argue; no server needed
   pavane serve --model model.gguf                serve on port 50051
   pavane chat --system "You are brief."          talk to it
+  pavane workflow tree-of-thoughts               eight workflows by name; --list shows them
   pavane run debate.yaml --var problem="2+2?"    run a workflow, see what was reused
   pavane run debate.yaml --fidelity exact        the same as ordinary chat prompts
   pavane plan debate.yaml                        what it would cost; nothing runs

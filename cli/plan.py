@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pavane.cli.connect import no_server
+from pavane.cli.connect import connection, no_server
 from pavane.cli.console import PavaneConsole
 from pavane.cli.graph import Graph, Node
 from pavane.cli.run import add_graph_arguments, read_graph
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _plan(graph: Graph, args: argparse.Namespace) -> tuple[Plan, ServerInfo]:
-    async with Client(args.server, namespace=args.namespace) as client:
+    async with Client(**connection(args), namespace=args.namespace) as client:
         try:
             info = await client.server_info()
         except Unavailable as error:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pavane.cli.board import Board, make_board
-from pavane.cli.connect import add_server_arguments, no_server
+from pavane.cli.connect import add_server_arguments, connection, no_server
 from pavane.cli.extras import UsageError
 from pavane.cli.graph import Graph
 from pavane.cli.graph_file import load_graph
@@ -88,7 +88,7 @@ async def _run(console: Console, graph: Graph, args: argparse.Namespace) -> Outc
     results: dict[str, Result] = {}
     errors: dict[str, PavaneError] = {}
     given_up = {member for group in graph.groups if group.cancel_rest for member in group.members}
-    async with Client(args.server, namespace=args.namespace) as client:
+    async with Client(**connection(args), namespace=args.namespace) as client:
         try:
             await client.server_info()
         except Unavailable as error:

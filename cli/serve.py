@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import os
-import sys
 
 from pavane.cli.extras import UsageError
 
@@ -16,6 +12,8 @@ DESCRIPTION = """Serves a model over gRPC until SIGTERM or Ctrl-C.
   pavane serve --model model.gguf --port 50052   another model: a GGUF file, a Hugging Face folder, or ...
   pavane serve --model ORG/NAME                  ... an id on the hub; Llama, Mistral, Qwen 2 and 3
   PAVANE_NUM_SLOTS=65536 pavane serve            every flag has a variable
+  pavane serve --host 0.0.0.0 --tls-cert c.pem --tls-key k.pem --api-keys keys.txt
+                                                 for other machines; `pavane keys new` makes keys
 
 When ready it prints one line, `listening on HOST:PORT`. The first signal drains, the second stops at once."""
 
@@ -39,31 +37,6 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         raise UsageError(str(error)) from None
 
-    # OpenMP's threads wait some microseconds for the next piece of work, then they sleep: long waits would take the
-    # cores from everything else. Read when its library is loaded.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from pavane.server.serving import serve
 
-    import uvloop
-
-    from pavane.models.errors import ModelError
-    from pavane.server.app import start
-
-    async def serve() -> None:
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        server = await start(config)
-        print(f"listening on {config.host}:{server.port}", flush=True)
-        if server.metrics_port >= 0:
-            logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
-        await server.run_until_signal()
-
-    try:
-        uvloop.run(serve())
-    except (ConfigError, ModelError) as error:
-        print(f"pavane serve: {error}", file=sys.stderr)
-        return 2
-    except asyncio.CancelledError:
-        return 130
-    return 0
+    return serve(config)

@@ -1,6 +1,7 @@
 """Watch a server work: calls, token slots, what was reused, the busiest workflows.
 
-Reads AdminService, which a server on a loopback address serves by default and any other with `pavane serve --admin on`.
+Reads AdminService, which a server on a loopback address serves by default and any other with `pavane serve --admin on`;
+a server with API keys serves it to those of role admin.
 In a terminal it refreshes until q or Ctrl-C; anywhere else it prints once.
 """
 
@@ -14,7 +15,7 @@ import signal
 
 from rich.console import Console
 
-from pavane.cli.connect import no_server
+from pavane.cli.connect import add_connection_arguments, connection, no_server
 from pavane.cli.console import PavaneConsole
 from pavane.cli.extras import UsageError
 from pavane.cli.screen import Screen
@@ -27,7 +28,7 @@ OTHERS = 50  # workflows without, if there is room
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pavane top`."""
-    parser.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="default: %(default)s")
+    add_connection_arguments(parser)
     parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="default: %(default)g")
     parser.add_argument("--once", action="store_true", help="print once and leave")
     parser.add_argument("--json", action="store_true", help="a line of JSON each time, with all numbers")
@@ -53,7 +54,7 @@ async def _top(args: argparse.Namespace, console: Console) -> None:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with Admin(args.server, timeout=5.0, retry=RetryPolicy(give_up_after=0.0)) as admin:
+    async with Admin(**connection(args), timeout=5.0, retry=RetryPolicy(give_up_after=0.0)) as admin:
         frame = await look(admin, await admin.server_info(), None)
         if args.json:
             print(as_json(frame), flush=True)

@@ -24,10 +24,13 @@ from pavane.clients.group import Group
 from pavane.clients.message import Message
 from pavane.clients.results import Delta, ParentUse, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
+from pavane.clients.score import Score
+from pavane.clients.security import TLS
 from pavane.clients.sync import SyncClient, SyncMessage, SyncWorkflow
 from pavane.clients.workflow import Workflow
 
 __all__ = [
+    "TLS",
     "Admin",
     "AlreadyExists",
     "CallCancelled",
@@ -56,6 +59,7 @@ __all__ = [
     "ResourceExhausted",
     "Result",
     "RetryPolicy",
+    "Score",
     "ServerInfo",
     "SyncClient",
     "SyncMessage",

@@ -21,6 +21,7 @@ from pavane.clients.checks import check_id
 from pavane.clients.errors import FailedPrecondition, InternalError, WorkflowClosed
 from pavane.clients.results import ServerInfo, server_info
 from pavane.clients.retry import RetryPolicy
+from pavane.clients.security import TLS, check_api_key
 from pavane.clients.transport import NEVER, A, Q, Transport, check_namespace
 from pavane.protos.v1 import admin_pb2 as pb
 from pavane.protos.v1 import pavane_pb2 as core
@@ -29,7 +30,8 @@ PAGE = 500
 
 
 class Admin:
-    """A connection to the AdminService of one server, which serves it where its --admin says so.
+    """A connection to the AdminService of one server, which serves it where its --admin says so. `tls` and `api_key`
+    are as for `Client`; a server with keys asks for one of role admin.
 
     `timeout` is in seconds and limits one attempt of one request. Lists are read page by page while the server goes on
     working: each entry is true for the moment when it was looked at. Raises PavaneError; FailedPrecondition with the
@@ -37,15 +39,25 @@ class Admin:
     """
 
     def __init__(
-        self, target: str = "localhost:50051", *, timeout: float = 30.0, retry: RetryPolicy | None = None
+        self,
+        target: str = "localhost:50051",
+        *,
+        tls: TLS | bool | None = None,
+        api_key: str = "",
+        timeout: float = 30.0,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.target = target
+        self._tls = tls
+        self._api_key = check_api_key(api_key, target, tls)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._transport: Transport | None = None
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(self.target, "", self._timeout, self._retry, ())
+        self._transport = Transport(
+            self.target, "", self._timeout, self._retry, (), tls=self._tls, api_key=self._api_key
+        )
         return self
 
     async def __aexit__(

@@ -59,6 +59,7 @@ class DecodeOptions(CallOptions, SamplingOptions, total=False):
     header_tokens: Sequence[int] | None  # raw start instead of role and prefix; such a message has no trailer
     forced: Sequence[int] | None  # tokens to take instead of sampled ones
     one_pass: bool  # encode the forced tokens in one pass instead of step by step
+    attention_mass: bool  # the receipt says where the attention of the generated tokens went
 
 
 PREFILL_OPTIONS = frozenset(PrefillOptions.__annotations__)
@@ -114,6 +115,7 @@ def decode_call(message_id: str, parents: Sequence[Edge], options: DecodeOptions
         decode.forced.one_pass = bool(options.get("one_pass", False))
     elif options.get("one_pass"):
         raise ValueError("one_pass is about forced tokens: give forced=[...] as well")
+    decode.attention_mass = bool(options.get("attention_mass", False))
     return call
 
 

@@ -21,14 +21,18 @@ from pavane.clients.checks import check_id, token_ids
 from pavane.clients.errors import WorkflowClosed
 from pavane.clients.results import ServerInfo, server_info
 from pavane.clients.retry import RetryPolicy
+from pavane.clients.security import TLS, check_api_key
 from pavane.clients.transport import NEVER, Option, Transport, check_namespace
 from pavane.clients.workflow import Workflow
 from pavane.protos.v1 import pavane_pb2 as pb
 
 
 class Client:
-    """A connection to one server, in the clear: for a server on this machine or behind a proxy that encrypts.
+    """A connection to one server.
 
+    `tls`: True encrypts and trusts the authorities that gRPC brings along, `TLS` names files. Without, all is sent in
+    the clear, as to a server on this machine; False says so of one elsewhere, which something else protects.
+    `api_key`: as `pavane keys new` printed it; it implies the namespace, `namespace` names another that is granted.
     `timeout` is in seconds and limits one attempt of one request, never a call (that is the call's own `timeout`).
     `linger`, in seconds, gathers calls for one Submit for so long instead of for one turn of the event loop.
     `options` are gRPC channel options that go before the client's own.
@@ -39,6 +43,8 @@ class Client:
         target: str = "localhost:50051",
         *,
         namespace: str = "",
+        tls: TLS | bool | None = None,
+        api_key: str = "",
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         linger: float = 0.0,
@@ -46,6 +52,8 @@ class Client:
     ) -> None:
         self.target = target
         self.namespace = check_namespace(namespace)
+        self._tls = tls
+        self._api_key = check_api_key(api_key, target, tls)
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._linger = linger
@@ -54,7 +62,15 @@ class Client:
         self._workflows: set[Workflow] = set()
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(self.target, self.namespace, self._timeout, self._retry, self._options)
+        self._transport = Transport(
+            self.target,
+            self.namespace,
+            self._timeout,
+            self._retry,
+            self._options,
+            tls=self._tls,
+            api_key=self._api_key,
+        )
         return self
 
     async def __aexit__(

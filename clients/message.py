@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING
 
-from pavane.clients.edges import Edge, Parent
+from pavane.clients.edges import Edge, Fidelity, Parent
 from pavane.clients.errors import PavaneError
 from pavane.clients.results import Delta, Result, call_error, result, top_logprobs
 from pavane.protos.v1 import pavane_pb2 as pb
 
 if TYPE_CHECKING:
+    from pavane.clients.score import Score
     from pavane.clients.workflow import Workflow
 
 
@@ -79,6 +80,12 @@ class Message(Parent):
         False if it had ended already. Raises FailedPrecondition for a prefill, and before the decode has started.
         """
         return bool(await self.workflow.finish(self))
+
+    async def score(self, *, against: Fidelity = "exact", per_parent: bool = False) -> Score:
+        """What the model thinks of this message's content, under the fidelity that it had and under a reference all of
+        whose edges are `against`; waits for its end. Raises InvalidRequest for a prefill. See `Workflow.score`."""
+        content = (await self).content
+        return await self.workflow.score_call(self.call, content or None, against, per_parent)
 
     async def release(self) -> None:
         """Gives the id up. Calls that still read the message are not disturbed."""

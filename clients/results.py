@@ -44,7 +44,11 @@ class ParentUse:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a call, or a whole workflow, cost: tokens by where they came from, and durations in seconds."""
+    """What a call, or a whole workflow, cost: tokens by where they came from, and durations in seconds.
+
+    `attention_mass`, if asked for: the share of attention that the generated tokens gave to each parent, to "(own)"
+    tokens and to "(bos)" if there is one; they sum to 1.
+    """
 
     reused_in_place: int
     repositioned: int
@@ -59,6 +63,7 @@ class Receipt:
     parents: tuple[ParentUse, ...]
     preemptions: int
     placement_ignored: bool
+    attention_mass: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def visible(self) -> int:
@@ -137,6 +142,7 @@ def receipt(message: pb.Receipt) -> Receipt:
         ),
         preemptions=message.preemptions,
         placement_ignored=message.placement_ignored,
+        attention_mass=dict(message.attention_mass),
     )
 
 

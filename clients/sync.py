@@ -18,11 +18,13 @@ from typing import Any, Self, TypeVar, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions
 from pavane.clients.client import Client
-from pavane.clients.edges import Edge, Parent
+from pavane.clients.edges import Edge, Fidelity, Parent
 from pavane.clients.group import Group
 from pavane.clients.message import Message
 from pavane.clients.results import Delta, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
+from pavane.clients.score import Score
+from pavane.clients.security import TLS
 from pavane.clients.transport import Option
 from pavane.clients.workflow import Workflow
 
@@ -118,6 +120,10 @@ class SyncMessage(Parent):
         """Seals a running decode; see `Message.finish`."""
         return self._bridge.run(self._message.finish())
 
+    def score(self, *, against: Fidelity = "exact", per_parent: bool = False) -> Score:
+        """What the model thinks of its content; see `Message.score`."""
+        return self._bridge.run(self._message.score(against=against, per_parent=per_parent))
+
     def release(self) -> None:
         """Gives the id up."""
         self._bridge.run(self._message.release())
@@ -164,6 +170,19 @@ class SyncWorkflow:
         """The first `need` of `members`, as one parent; see `Workflow.group`."""
         return self._bridge.call(lambda: self._workflow.group(*members, need=need, cancel_rest=cancel_rest, id=id))
 
+    def score(
+        self,
+        *parents: str | Parent,
+        ids: Sequence[int] | None = None,
+        against: Fidelity = "exact",
+        per_parent: bool = False,
+        **options: Unpack[DecodeOptions],
+    ) -> Score:
+        """Judges known content; see `Workflow.score`."""
+        return self._bridge.run(
+            self._workflow.score(*parents, ids=ids, against=against, per_parent=per_parent, **options)
+        )
+
     def cancel(self, *messages: str | Parent, descendants: bool = True) -> tuple[str, ...]:
         """Cancels calls and, unless told otherwise, all below them. Returns the ids that were cancelled."""
         return self._bridge.run(self._workflow.cancel(*messages, descendants=descendants))
@@ -193,12 +212,23 @@ class SyncClient:
         target: str = "localhost:50051",
         *,
         namespace: str = "",
+        tls: TLS | bool | None = None,
+        api_key: str = "",
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         linger: float = LINGER_S,
         options: Sequence[Option] = (),
     ) -> None:
-        self._client = Client(target, namespace=namespace, timeout=timeout, retry=retry, linger=linger, options=options)
+        self._client = Client(
+            target,
+            namespace=namespace,
+            tls=tls,
+            api_key=api_key,
+            timeout=timeout,
+            retry=retry,
+            linger=linger,
+            options=options,
+        )
 
     def __enter__(self) -> Self:
         self._bridge = Bridge()

@@ -12,6 +12,7 @@ import grpc.aio
 
 from pavane.clients.errors import from_rpc_error
 from pavane.clients.retry import Backoff, RetryPolicy
+from pavane.clients.security import TLS, open_channel
 from pavane.protos.v1 import admin_pb2_grpc as admin_stubs
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as stubs
@@ -42,12 +43,21 @@ class Transport:
     """An open channel with its stubs. `timeout` is in seconds, for one attempt."""
 
     def __init__(
-        self, target: str, namespace: str, timeout: float, retry: RetryPolicy, options: Sequence[Option]
+        self,
+        target: str,
+        namespace: str,
+        timeout: float,
+        retry: RetryPolicy,
+        options: Sequence[Option],
+        *,
+        tls: TLS | bool | None = None,
+        api_key: str = "",
     ) -> None:
         self.retry = retry
         self._namespace = namespace
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(target, options=[*OPTIONS, *options])
+        self._authorization = f"Bearer {api_key}" if api_key else ""
+        self._channel = open_channel(target, tls, [*OPTIONS, *options])
         self.workflows = cast("stubs.WorkflowServiceAsyncStub", stubs.WorkflowServiceStub(self._channel))
         self.models = cast("stubs.ModelServiceAsyncStub", stubs.ModelServiceStub(self._channel))
         self.admin = cast("admin_stubs.AdminServiceAsyncStub", admin_stubs.AdminServiceStub(self._channel))
@@ -101,7 +111,11 @@ class Transport:
             call.cancel()
 
     def _metadata(self, workflow: str) -> tuple[tuple[str, str], ...]:
-        pairs = (("pavane-namespace", self._namespace), ("pavane-workflow-id", workflow))
+        pairs = (
+            ("pavane-namespace", self._namespace),
+            ("pavane-workflow-id", workflow),
+            ("authorization", self._authorization),
+        )
         return tuple((key, value) for key, value in pairs if value)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pavane.clients import checks
 from pavane.clients.results import Receipt, Result, receipt, result
+from pavane.clients.score import Score, score_result
 from pavane.clients.transport import Transport
 from pavane.protos.v1 import pavane_pb2 as pb
 
@@ -70,6 +71,11 @@ class Verbs:
             page = answer.next_page_token
             if not page:
                 return tuple(found)
+
+    async def score(self, request: pb.ScoreRequest) -> Score:
+        return score_result(
+            await self._transport.unary(self._rpc.Score, request, workflow=self._id, limit=float("inf"))
+        )
 
     async def close(self) -> Receipt:
         request = pb.CloseWorkflowRequest(workflow_id=self._id)

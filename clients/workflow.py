@@ -9,11 +9,12 @@ from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
 from pavane.clients.draft import Draft
-from pavane.clients.edges import Edge, Parent
+from pavane.clients.edges import Edge, Fidelity, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
 from pavane.clients.group import Group, group_message
 from pavane.clients.message import Message
 from pavane.clients.results import Receipt, Result
+from pavane.clients.score import Score, score_request
 from pavane.clients.submitter import Submitter
 from pavane.clients.transport import Transport
 from pavane.clients.verbs import Verbs, open_request
@@ -165,6 +166,31 @@ class Workflow:
         group = self._groups[made.id] = Group(self, made)
         self._submitter.add(group)
         return group
+
+    async def score(
+        self,
+        *parents: str | Parent,
+        ids: Sequence[int] | None = None,
+        against: Fidelity = "exact",
+        per_parent: bool = False,
+        **options: Unpack[DecodeOptions],
+    ) -> Score:
+        """Judges the tokens `ids` as the content of a decode with these parents and options: by its own fidelity, and
+        by a reference all of whose edges are `against`. With `per_parent` also: which REUSE parent hurts.
+
+        Without ids, `forced` is scored, or the content of the message that has this `id`. Waits for the parents; no
+        message comes of it. Raises PavaneError.
+        """
+        call = decode_call(options.get("id") or "score", self._edges(parents), options)
+        return await self.score_call(call, ids, against, per_parent)
+
+    async def score_call(self, call: pb.Call, ids: Sequence[int] | None, against: Fidelity, per_parent: bool) -> Score:
+        """As `score`, for a call that is put together already; `Message.score` is the way to it."""
+        if self._closed is not None:
+            raise self._closed
+        request = score_request(self.id, call, ids, against, per_parent)
+        await self._submitter.drain()
+        return await self._verbs.score(request)
 
     def draft(self) -> Draft:
         """To put calls together without submitting them, and ask what they would cost."""

@@ -37,6 +37,7 @@ class Plan:
     segments: list[_Segment]
     merged: bool  # some row has more than one pair
     in_order: bool  # pair j is row j
+    shares: torch.Tensor | None  # see AttentionPlan
 
 
 class TorchAttention:
@@ -74,6 +75,7 @@ class TorchAttention:
             segments=segments,
             merged=pairs > n,
             in_order=in_order,
+            shares=None if batch.watched is None else torch.zeros(pairs),
         )
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> torch.Tensor:
@@ -88,6 +90,8 @@ class TorchAttention:
         q = q.float()
         queries = rotate(q if plan.in_order else q.index_select(0, plan.pair_rows), *plan.query_rope)
         queries = queries.view(-1, self._kv_heads, self._group, self._head_dim)
+        if plan.shares is not None and not plan.merged:
+            plan.shares.add_(self._kv_heads * self._group)
         if len(plan.segments) == 1 and plan.in_order and not self._row_by_row:
             out, _ = self._partial(queries, keys, values, plan.segments[0], False)
             return out.reshape(len(q), -1)
@@ -95,7 +99,8 @@ class TorchAttention:
         parts = [partial(queries[s.pairs], keys, values, s, plan.merged) for s in plan.segments]
         out = torch.cat([o for o, _ in parts])  # [pairs, kv_heads, group, head_dim]
         if plan.merged:
-            return _merge(out, torch.cat([lse for _, lse in parts]), plan.pair_rows, len(q)).view(len(q), -1)
+            lse = torch.cat([lse for _, lse in parts])
+            return _merge(out, lse, plan.pair_rows, len(q), plan.shares).view(len(q), -1)
         if not plan.in_order:
             out = torch.empty_like(out).index_copy_(0, plan.pair_rows, out)
         return out.reshape(len(q), -1)
@@ -161,12 +166,17 @@ class TorchAttention:
         return out, lse
 
 
-def _merge(out: torch.Tensor, lse: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Softmax-weighted sum of the partial results of each row; [count, kv_heads, group, head_dim]."""
+def _merge(
+    out: torch.Tensor, lse: torch.Tensor, rows: torch.Tensor, count: int, shares: torch.Tensor | None
+) -> torch.Tensor:
+    """Softmax-weighted sum of the partial results of each row; [count, kv_heads, group, head_dim]. The weights, summed
+    over the heads, are added to `shares` [pairs]."""
     shape = (count, *lse.shape[1:])
     index = rows[:, None, None].expand_as(lse)
     peak = torch.full(shape, float("-inf")).scatter_reduce_(0, index, lse, "amax")
     weight = (lse - peak.index_select(0, rows)).exp()
     total = torch.zeros(shape).index_add_(0, rows, weight)
+    if shares is not None:
+        shares += (weight / total.index_select(0, rows)).sum(dim=(1, 2))
     merged = torch.zeros(count, *out.shape[1:]).index_add_(0, rows, out * weight[..., None])
     return merged / total[..., None]

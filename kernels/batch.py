@@ -23,6 +23,7 @@ Bool = npt.NDArray[np.bool_]
 
 NO_TOKEN = -1
 NO_MASK = -1
+NO_REFERENCE = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +55,23 @@ class Samples:
     masks: UInt32  # [masks, ceil(vocabulary / 32)]; token t is allowed if bit t % 32 of word t // 32 is set
     masks_ready: Callable[[], None] | None  # called once before masks are read: waits until they are filled; may raise
     top_logprobs: Int32  # how many of the likeliest tokens to report; 0 = none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Rows whose distribution is judged by the token that is known to follow; all arrays [count] but where another
+    shape is given, and none of them padded.
+
+    Score i may be compared with a reference: another distribution for the same place, given by the final hidden state
+    that its row had in an earlier step, so that nobody keeps logits and the two need not run together.
+    """
+
+    count: int
+    rows: Int32  # row of the batch whose logits are used
+    tokens: Int32  # the token that follows
+    keep: Bool  # report the row's final hidden state
+    references: Int32  # row of `states`, or NO_REFERENCE
+    states: Float32  # [references, hidden_size], as steps before have reported them
 
 
 class MoveOut(NamedTuple):
@@ -128,6 +146,8 @@ class Batch:
     own: Int32  # [segments]
     samples: Samples
     moves: Moves | None = None
+    scores: Scores | None = None
+    watched: Int32 | None = None  # rows of which it is asked where their attention goes
 
     @classmethod
     def only(cls, moves: Moves) -> Batch:
@@ -157,6 +177,34 @@ class Batch:
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
 
+    def kv_tokens_by_call(self) -> int:
+        """Keys read if each call reads its segments for itself, all its rows at once."""
+        calls = np.flatnonzero(self.own[: self.n_segments])  # each has one causal segment, which has all its rows
+        if len(calls) == self.n_rows:
+            return self.kv_tokens()[1]
+        begin, pairs = self.row_indptr, self.n_pairs
+        call_of_row = np.empty(self.n_rows, dtype=np.int64)
+        for call in calls:
+            call_of_row[self.pair_rows[begin[call] : begin[call + 1]]] = call
+        segment = np.repeat(np.arange(self.n_segments), np.diff(begin[: self.n_segments + 1]))
+        readers = np.unique(segment * self.n_segments + call_of_row[self.pair_rows[:pairs]])
+        ends = np.concatenate([[0], np.cumsum(self.extents[:, 1], dtype=np.int64)])
+        lengths = np.diff(ends[self.extent_indptr[: self.n_segments + 1]])
+        return int(lengths[readers // self.n_segments].sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What came of `Scores`, each [count]: the log-probability of the token that follows, the likeliest token (the
+    lowest id of equals), and KL(reference || own) over the whole vocabulary in nats. What has no reference has a `kl`
+    of NaN, and logits that are no numbers give NaN throughout. `states` [kept, hidden_size]: those to be kept, before
+    the final norm."""
+
+    logprobs: Float32
+    top_tokens: Int32
+    kl: Float32
+    states: Float32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
@@ -173,6 +221,10 @@ class StepResult:
     top_tokens: Int32 | None = None  # [samples, most asked for], likeliest first, then NO_TOKEN; None if nobody asked
     top_logprobs: Float32 | None = None  # of top_tokens; -inf for NO_TOKEN
     moved: MoveReport | None = None  # None if there is nothing to report
+    scored: Scored | None = None  # None if the batch has no scores
+    # Row after row of `Batch.watched`, for each of its pairs in their order: the share of the row's attention that the
+    # pair has in the merge, exp(lse of the pair - lse of the row), mean over heads and layers.
+    shares: Float32 | None = None
 
     def only(self, kept: list[int]) -> StepResult:
         """Of the samples `kept`."""
@@ -183,6 +235,8 @@ class StepResult:
             None if self.top_tokens is None else self.top_tokens[kept],
             None if self.top_logprobs is None else self.top_logprobs[kept],
             self.moved,
+            self.scored,
+            self.shares,
         )
 
 

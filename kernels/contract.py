@@ -9,7 +9,18 @@ import torch
 from pavane.kernels.batch import Batch
 from pavane.kernels.pages import SlotPages
 
-P = TypeVar("P")
+
+class AttentionPlan(Protocol):
+    """What a step's attention shares among the layers."""
+
+    @property
+    def shares(self) -> torch.Tensor | None:
+        """float32 [pairs] if the batch watches rows: `attend` adds each pair's share of its row's attention, summed
+        over the heads."""
+        ...
+
+
+P = TypeVar("P", bound=AttentionPlan)
 
 
 class AttentionBackend(Protocol[P]):

@@ -28,6 +28,7 @@ class PlanStruct(ctypes.Structure):
         ("origin", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("positions", "row_slots")),
         *((name, ctypes.c_void_p) for name in _ARRAYS),
+        ("shares", ctypes.c_void_p),
     ]
 
 
@@ -49,6 +50,7 @@ class NativePlan:
 
     struct: PlanStruct
     arrays: tuple[Int32, ...]
+    shares: torch.Tensor | None  # see AttentionPlan
 
 
 class Planner:
@@ -69,13 +71,15 @@ class Planner:
         given = {"positions": batch.positions, "row_slots": batch.slots}
         given.update((name, getattr(batch, name)) for name in _ARRAYS)
         arrays = {name: np.ascontiguousarray(array, dtype=np.int32) for name, array in given.items()}
+        shares = None if batch.watched is None else torch.zeros(batch.n_pairs)
         struct = PlanStruct(
             rows=batch.n_rows,
             segments=batch.n_segments,
+            shares=None if shares is None else shares.data_ptr(),
             **self._constant,
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
-        return NativePlan(struct, tuple(arrays.values()))
+        return NativePlan(struct, tuple(arrays.values()), shares)
 
 
 class NativeAttention:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pavane.kernels.asked import Asked
 from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.kv import BlockedKVStore
 from pavane.kernels.native_attention import NO_MEMORY, Planner
@@ -88,8 +89,12 @@ class NativeDecoder:
         self._planner = planner
         self._forward = self._planner.native.pavane_forward
         pointer = ctypes.c_void_p
-        self._forward.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, pointer]
+        count = ctypes.c_int
+        self._forward.argtypes = [pointer, pointer, pointer, count, pointer, pointer, count, pointer, pointer]
         self._forward.restype = ctypes.c_int
+        self._head = self._planner.native.pavane_head
+        self._head.argtypes = [pointer, count, pointer, pointer]
+        self._head.restype = ctypes.c_int
         self._alive = (tuple(layers), embedding, norm, head)
         self._store = store
         _, kv_heads, _, dim = store.shape
@@ -102,6 +107,7 @@ class NativeDecoder:
                 setattr(struct, name, getattr(layer, name).struct)
             struct.keys, struct.values = store.k[i].data_ptr(), store.v[i].data_ptr()
         self.vocab_size = int(head.struct.outputs)
+        self.hidden_size = int(embedding.struct.inputs)
         self._logits = torch.empty((0, self.vocab_size))  # of the last step
         self._model = _ModelStruct(
             layers=len(layers), hidden=embedding.struct.inputs, inner=layers[0].gate.struct.outputs,
@@ -110,7 +116,7 @@ class NativeDecoder:
             layer=structs, norm=norm.data_ptr(), embedding=embedding.struct, head=head.struct,
         )  # fmt: skip
 
-    def logits(self, batch: Batch, tokens: Int32) -> torch.Tensor:
+    def logits(self, batch: Batch, tokens: Int32, asked: Asked | None = None) -> torch.Tensor:
         """Runs a step; `tokens` [n_rows] are its inputs. Float32 [samples.count, vocab_size], until the next step."""
         plan = self._planner.plan(batch)
         count = batch.samples.count
@@ -119,12 +125,24 @@ class NativeDecoder:
         out = self._logits[:count]
         inputs = torch.from_numpy(tokens)
         rows = torch.from_numpy(batch.samples.rows[:count])
+        states = asked.states if asked is not None else None
+        kept = torch.from_numpy(batch.scores.rows) if states is not None and batch.scores is not None else rows[:0]
         self._model.threads = torch.get_num_threads()
         failed = self._forward(
             ctypes.byref(self._model), ctypes.byref(plan.struct), inputs.data_ptr(), count, rows.data_ptr(),
-            out.data_ptr(),
+            out.data_ptr(), len(kept), kept.data_ptr(), None if states is None else states.data_ptr(),
         )  # fmt: skip
         if failed:
+            raise MemoryError(NO_MEMORY)
+        if asked is not None and asked.shares is not None and plan.shares is not None:
+            torch.div(plan.shares, self._model.layers * self._model.heads, out=asked.shares)
+        return out
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """The logits, float32 [n, vocab_size], of final hidden states, contiguous float32 [n, hidden_size]."""
+        out = torch.empty((len(states), self.vocab_size))
+        self._model.threads = torch.get_num_threads()
+        if self._head(ctypes.byref(self._model), len(states), states.data_ptr(), out.data_ptr()):
             raise MemoryError(NO_MEMORY)
         return out
 

@@ -39,10 +39,12 @@ class BatchMaker:
         self._batch: Batch | None = None
 
     def make(self, step: Step) -> Batch:
-        batch = self._moved_on(step)
+        batch = None if step.watched else self._moved_on(step)
         if batch is None:
             batch = make_batch(step, self._text, bos=self._bos, share=self._share)
         self._items, self._batch = step.items, batch
+        if step.watched:
+            self.forget()
         return batch
 
     def forget(self) -> None:

@@ -6,7 +6,9 @@ from array import array
 from dataclasses import dataclass, field
 
 from pavane.cache import Keep, Member, Span
+from pavane.scheduler.attention import Attention
 from pavane.scheduler.edits import Edits
+from pavane.scheduler.scoring import Pass
 from pavane.scheduler.spec import CallSpec, Failure, Finish, GroupSpec, Outcome, ParentUse, Receipt, State, Top
 from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import StopMatcher
@@ -68,6 +70,8 @@ class Call:
     start: int = 0  # logical offset of the first token
     seed: int = 0  # of the current attempt
     attempt: int = 1
+    attention: Attention | None = None  # from its first token on, if asked for
+    scoring: Pass | None = None  # it is no message, but a pass of a score
     to_be_sealed: bool = False  # its next token is the last
 
     # the cache
@@ -103,6 +107,10 @@ class Call:
         return self.spec.id
 
     @property
+    def asks_attention(self) -> bool:
+        return self.spec.decode is not None and self.spec.decode.attention_mass
+
+    @property
     def deadline(self) -> float | None:
         own = None if self.spec.timeout is None else self.accepted_at + self.spec.timeout
         shared = self.workflow.deadline
@@ -130,6 +138,7 @@ class Call:
             preemptions=self.preemptions,
             placement_ignored=self.placement_ignored,
             parents=tuple(ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.tokens) for u in self.uses),
+            attention_mass=self.attention.means() if self.attention is not None else (),
         )
 
     def outcome(self, now: float) -> Outcome:

@@ -34,6 +34,8 @@ class Cast:
         serial = 0
         for original in self.workflow.calls.values():
             serial = max(serial, original.serial)
+            if original.scoring is not None:
+                continue  # no message
             if original.encoded and not original.state.ended:
                 copies[original] = self._known[original.id] = replace(original, state=State.DONE, children={})
             elif not original.state.ended:

@@ -111,7 +111,7 @@ def restart(cache: GraphCache, call: Call) -> None:
     cut_content(cache, call, ())
     cache.rewind(call.span.node, call.content_begin - 1, call)  # its row is where the content begins
     call.generated = 0
-    call.edits = call.matcher = None
+    call.edits = call.matcher = call.attention = None
     call.attempt += 1
     call.seed = int.from_bytes(blake2b(call.seed.to_bytes(8, "little"), digest_size=8).digest(), "little")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pavane.cache import GraphCache, Node
+from pavane.scheduler.attention import WatchedRows, attention_of
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.plan import Item, Sample, Step
+from pavane.scheduler.scoring import ScoreRows
 
 RUN = 32  # slots that a running decode takes at a time
 
@@ -16,13 +18,15 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
     assert call.span is not None
     lo = node.lo + node.filled
     first = cache.fill(node, count)
+    if first:
+        step.first.append((node, lo + count - first, lo + count))
     item = step.add(call, node, lo, lo + count)
     for receipt, name, tokens in charges(call, node, lo, count, first):
         step.count(receipt, name, tokens)
     step.count(call.workflow, "spent", first)
-    decode = call.spec.decode
-    if decode is not None and decode.one_pass and decode.logprobs and _own(call, node):
+    if _own(call, node):
         _score(call, item, lo - call.span.lo, count, step)
+        _watch(call, item, lo - call.span.lo, count, step)
     return item
 
 
@@ -50,13 +54,31 @@ def _own(call: Call, node: Node) -> bool:
 
 
 def _score(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
-    """Log-probabilities of tokens that are forced in one pass: each under the row before it."""
+    """What is asked about tokens that are forced in one pass: each under the row before it."""
     decode, span = call.spec.decode, call.span
-    assert decode is not None
+    if decode is None or not decode.one_pass:
+        return
     assert span is not None
-    for at in range(max(begin, call.content_begin - 1), min(begin + count, call.content_end - 1)):
-        index = at + 1 - call.content_begin
-        step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
+    places = range(max(begin, call.content_begin - 1), min(begin + count, call.content_end - 1))
+    first = places.start + 1 - call.content_begin
+    if call.scoring is not None and places:
+        step.scores.append(ScoreRows(call, item, span.lo + places.start, first, len(places)))
+    elif decode.logprobs:
+        for index, at in enumerate(places, first):
+            step.samples.append(Sample(call, item, span.lo + at, index, decode.forced[index]))
+
+
+def _watch(call: Call, item: Item, begin: int, count: int, step: Step) -> None:
+    """The rows after which tokens are chosen, each once, if it is asked where their attention goes."""
+    span = call.span
+    if not call.asks_attention:
+        return
+    assert span is not None
+    known = call.content_begin - 1 + attention_of(call).rows
+    end = call.content_end - 1 if call.sealed else call.content_end
+    places = range(max(begin, known), min(begin + count, end))
+    if places:
+        step.watched.append(WatchedRows(call, item, span.lo + places.start, len(places)))
 
 
 def grow(cache: GraphCache, call: Call, node: Node) -> bool:

@@ -17,22 +17,32 @@ from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.preview import Plan
 from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.scoring import Score, ScoreSpec
 from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 
 log = logging.getLogger(__name__)
 
 Publish = Callable[[dict[tuple[str, str], list[Event]]], None]
-Observe = Callable[[int, int, float, float], None]  # rows, samples, seconds of the step, seconds of its forward pass
+Observe = Callable[[Batch, float, float], None]  # the step, its seconds, those of its forward pass
 
 IDLE_CHECK_S = 1.0  # an idle engine looks for expired workflows this often
 
 
+class StepHangsError(RuntimeError):
+    """A step did not come back in time; its thread cannot be stopped, only the process."""
+
+
 class Engine:
-    def __init__(self, scheduler: Scheduler, runner: Runner, publish: Publish, observe: Observe) -> None:
+    """`step_timeout`: seconds after which a step is taken to hang, and the engine ends with StepHangsError."""
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, publish: Publish, observe: Observe, step_timeout: float = 600.0
+    ) -> None:
         self.scheduler = scheduler
         self._runner = runner
         self._publish = publish
         self._observe = observe
+        self._step_timeout = step_timeout
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
@@ -91,6 +101,24 @@ class Engine:
         self._refuse_if_draining()
         return self.scheduler.plan(namespace, workflow_id, specs, monotonic(), groups, assumed=assumed)
 
+    async def score(self, namespace: str, workflow_id: str, spec: ScoreSpec) -> Score:
+        """See `Scheduler.score`; cancelling the task cancels the score."""
+        self._refuse_if_draining()
+        result: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
+
+        def done(score: Score) -> None:
+            if not result.done():
+                result.set_result(score)
+
+        scoring = self.scheduler.score(namespace, workflow_id, spec, monotonic(), done)
+        self._changed()
+        try:
+            return await result
+        finally:
+            if not result.done() or result.cancelled():
+                self.scheduler.cancel_score(scoring, monotonic())
+                self._changed()
+
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool) -> list[str]:
         cancelled = self.scheduler.cancel(namespace, workflow_id, ids, descendants, monotonic())
         self._changed()
@@ -118,7 +146,7 @@ class Engine:
 
     def start(self) -> asyncio.Task[None]:
         """The task of the loop: it ends with `stop`, or with the defect that killed it."""
-        self._task = asyncio.create_task(self._loop(), name="engine")
+        self._task = asyncio.create_task(self._run(), name="engine")
         return self._task
 
     async def drain(self, patience: float) -> bool:
@@ -146,6 +174,17 @@ class Engine:
 
     # ---- the loop
 
+    async def _run(self) -> None:
+        try:
+            await self._loop()
+        except Exception as error:  # the end of the engine: nobody may be left waiting for it
+            log.exception("the engine stops: no call can run any more")
+            self._draining = True
+            self._idle.set()
+            self.scheduler.fail_all(Reason.RUNNER_FAILED, f"the server has failed: {error}", monotonic())
+            self._publish(self.scheduler.take_events())
+            raise
+
     async def _loop(self) -> None:
         scheduler = self.scheduler
         flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the step before was committed
@@ -165,7 +204,9 @@ class Engine:
                 await self._sleep()
                 continue
             try:
-                result = await running
+                result = await self._result(running)
+            except StepHangsError:
+                raise
             except Exception as error:  # whatever the runner raises fails the calls of this step, not the server
                 log.exception("a step of %d rows failed", batch.n_rows)
                 if kept != []:
@@ -176,12 +217,23 @@ class Engine:
                 if kept != []:
                     scheduler.commit(result if kept is None else result.only(kept), monotonic())
                 if batch.n_rows:
-                    self._observe(batch.n_rows, batch.samples.count, monotonic() - began, result.forward_s)
+                    self._observe(batch, monotonic() - began, result.forward_s)
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
 
     def _execute(self, batch: Batch) -> asyncio.Future[StepResult]:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._runner.execute, batch)
+
+    async def _result(self, running: asyncio.Future[StepResult]) -> StepResult:
+        try:
+            async with asyncio.timeout(self._step_timeout) as patience:
+                return await running
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise StepHangsError(
+                f"a step has taken more than {self._step_timeout:g} s; the model runner hangs"
+            ) from None
 
     async def _sleep(self) -> None:
         if not self.scheduler.graph.unfinished:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pavane.scheduler.calls import Call, Group, Workflow
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.scoring import Scoring
 from pavane.scheduler.spec import CallSpec, GroupSpec
 from pavane.scheduler.tenants import Tenants
 
@@ -85,11 +86,32 @@ class Graph:
         calls: list[Call] = []
         linked: list[Group] = []
         for spec in self.check(workflow, specs, groups, retry_after, admit):
+            workflow.digests[spec.id] = spec.digest
             if isinstance(spec, CallSpec):
                 calls.append(self._link(workflow, spec, now))
             else:
                 linked.append(_link_group(workflow, spec))
         return calls, linked
+
+    def score(
+        self,
+        workflow: Workflow,
+        scoring: Scoring,
+        now: float,
+        retry_after: float,
+        admit: Callable[[Sequence[CallSpec]], None],
+    ) -> list[Call]:
+        """Checks and links the passes of a score, which are known by no name and released as soon as they end."""
+        spec = scoring.spec.call
+        self._reads(workflow, spec, {})
+        self._check(spec)
+        self._check_unfinished(len(scoring.passes), retry_after)
+        admit([spec] * len(scoring.passes))
+        scoring.calls = [self._link(workflow, one, now) for one in scoring.specs(self._serial)]
+        for call, one in zip(scoring.calls, scoring.passes.values(), strict=True):
+            call.scoring, call.released = one, True
+            call.pending += one.reference is not None  # and this one's end
+        return scoring.calls
 
     def check(
         self,
@@ -114,6 +136,9 @@ class Graph:
             raise RequestError(
                 Reason.TOO_LARGE, f"a workflow has at most {self.limits.max_messages} messages; open another one"
             )
+        self._check_unfinished(count, retry_after)
+
+    def _check_unfinished(self, count: int, retry_after: float) -> None:
         if count > self.limits.max_unfinished:
             raise RequestError(
                 Reason.TOO_LARGE,
@@ -286,7 +311,6 @@ class Graph:
                 link_parent(call, winner)
         workflow.calls[spec.id] = call
         workflow.open[call] = None
-        workflow.digests[spec.id] = spec.digest
         workflow.unfinished += 1
         self.unfinished += 1
         return call
@@ -306,5 +330,4 @@ def _link_group(workflow: Workflow, spec: GroupSpec) -> Group:
         member.member_of.append(group)
         member.unfinished_readers += 1
     workflow.groups[spec.id] = group
-    workflow.digests[spec.id] = spec.digest
     return group

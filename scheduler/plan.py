@@ -11,8 +11,10 @@ import numpy as np
 
 from pavane.cache import Extent, Node, Span, cut
 from pavane.kernels.batch import NO_TOKEN, Batch, Int32
+from pavane.scheduler.attention import WatchedRows, layout, watched_rows
 from pavane.scheduler.calls import Call, Use, Workflow
 from pavane.scheduler.samples import make_samples
+from pavane.scheduler.scoring import ScoreRows
 from pavane.scheduler.text import TextRules
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
@@ -53,10 +55,13 @@ class Step:
     pairs: int  # (row, segment) pairs that may still be added
     items: list[Item] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    scores: list[ScoreRows] = field(default_factory=list)
+    watched: list[WatchedRows] = field(default_factory=list)
     busy: set[Call] = field(default_factory=set)  # have rows in this step
     finishing: list[Call] = field(default_factory=list)  # complete once it has run
     mended: dict[Call, None] = field(default_factory=dict)  # have the piece they wanted once it has run
 
+    first: list[tuple[Node, int, int]] = field(default_factory=list)  # paths, and depths computed for the first time
     counted: list[tuple[Call | Use | Workflow, str, int]] = field(default_factory=list)  # tokens on receipts
 
     def count(self, receipt: Call | Use | Workflow, name: str, tokens: int) -> None:
@@ -70,16 +75,18 @@ class Step:
         for receipt, name, tokens in self.counted:
             setattr(receipt, name, getattr(receipt, name) - tokens)
 
-    def room(self, node: Node) -> int:
+    def room(self, call: Call, node: Node) -> int:
         """Rows of `node`'s path that fit; at least one in an empty step."""
-        rows = min(self.budget, self.pairs // node.context.segments)
+        rows = min(self.budget, self.pairs // _segments_of(call, node))
         return max(rows, 0 if self.items else 1)
 
     def add(self, call: Call, node: Node, lo: int, hi: int) -> Item:
         self.budget -= hi - lo
-        self.pairs -= (hi - lo) * node.context.segments
+        self.pairs -= (hi - lo) * _segments_of(call, node)
         self.busy.add(call)
         last = self.items[-1] if self.items else None
+        if call.asks_attention and last is not None and last.tail is not node:
+            last = None  # its own tokens are laid out apart
         if last is not None and last.call is call and last.hi == lo and (last.tail is node or last.tail is node.parent):
             last.tail, last.hi = node, hi
             return last
@@ -93,6 +100,10 @@ class _Segment:
     extents: list[Extent]
     items: list[tuple[Item, int]]  # who reads it, rotated by which delta
     own: int = 0
+
+
+def _segments_of(call: Call, node: Node) -> int:
+    return len(call.uses) + 2 if call.asks_attention else node.context.segments
 
 
 def make_batch(step: Step, text: TextRules, *, bos: int, share: bool) -> Batch:
@@ -111,7 +122,7 @@ def make_batch(step: Step, text: TextRules, *, bos: int, share: bool) -> Batch:
             slots.extend(_expand(cut(cut(node.extents or [], hi)[0], lo)[1]))
         at = item.tail.context.start + bos
         positions.append(np.arange(at + item.lo, at + item.hi, dtype=np.int32))
-    segments = _segments(step.items, share)
+    segments = _segments(step.items, share, {id(part.item) for part in step.watched})
     readers = [(item, delta) for segment in segments for item, delta in segment.items]
     counts = [sum(item.rows for item, _ in segment.items) for segment in segments]
     pair_rows = [np.arange(item.first_row, item.first_row + item.rows, dtype=np.int32) for item, _ in readers]
@@ -131,12 +142,13 @@ def make_batch(step: Step, text: TextRules, *, bos: int, share: bool) -> Batch:
         ),
         own=np.array([segment.own for segment in segments], dtype=np.int32),
         samples=make_samples(step.samples, text),
+        watched=watched_rows(step.watched),
     )
 
 
-def _segments(items: Sequence[Item], share: bool) -> list[_Segment]:
+def _segments(items: Sequence[Item], share: bool, apart: set[int]) -> list[_Segment]:
     """What several calls read becomes a segment of its own if it is moved for one of them (which needs one anyway), or
-    if reading it once saves more than one more merge costs."""
+    if reading it once saves more than one more merge costs. Items `apart`, by id(), read each parent by itself."""
     paths = [_path(item.tail, 0) for item in items]
     readers: Counter[Span] = Counter()
     if share and len(items) > 1:
@@ -146,6 +158,10 @@ def _segments(items: Sequence[Item], share: bool) -> list[_Segment]:
     shared: dict[Span, _Segment] = {}
     out: list[_Segment] = []
     for item, path in zip(items, paths, strict=True):
+        if id(item) in apart:
+            out.extend(_Segment(_joined(extents), [(item, delta)]) for extents, delta in layout(item))
+            out[-1].own = item.rows
+            continue
         alone: dict[int, list[Extent]] = {0: []}
         for member in item.tail.context.members:
             count = readers[member.span]

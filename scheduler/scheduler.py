@@ -13,7 +13,7 @@ this one is committed: `ahead` says which, `adopt` takes it over. Events collect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pavane.cache import GraphCache, Keep, Span
 from pavane.kernels.batch import Batch, MoveReport, StepResult
@@ -27,6 +27,7 @@ from pavane.scheduler.lifetimes import reading
 from pavane.scheduler.order import FirstCome, GraphOrder
 from pavane.scheduler.preview import Plan, preview
 from pavane.scheduler.readiness import Readiness
+from pavane.scheduler.scoring import Score, ScoreSpec, Scoring
 from pavane.scheduler.spec import CallSpec, Closed, Event, Failure, GroupSpec, Outcome, Receipt, State
 from pavane.scheduler.states import States, because_of
 from pavane.scheduler.steps import Steps
@@ -133,6 +134,34 @@ class Scheduler:
         self._states.lifetimes.rest(workflow, False)
         for group in linked:
             self._states.groups.accept(group)
+        self._accept(workflow, fresh, now)
+        return [call.id for call in fresh]
+
+    def score(
+        self, namespace: str, workflow_id: str, spec: ScoreSpec, now: float, done: Callable[[Score], None]
+    ) -> Scoring:
+        """Judges known content: see scoring.py. `done` is called when that is over, well or not; RequestError says what
+        is wrong at once."""
+        workflow = self._open_for_calls(namespace, workflow_id, now)
+        if workflow.unfinished == 0:
+            workflow.busy_since = now
+        scoring = Scoring(spec, done)
+        passes = self.graph.score(
+            workflow, scoring, now, self._admission.retry_after(),
+            lambda new: self._admission.calls(workflow, new, now),
+        )  # fmt: skip
+        self._states.lifetimes.rest(workflow, False)
+        self._accept(workflow, passes, now)
+        return scoring
+
+    def cancel_score(self, scoring: Scoring, now: float) -> None:
+        """Nobody waits for it any more."""
+        failure = Failure(Reason.CANCELLED, "the score was cancelled")
+        self._states.end_all(scoring.calls, State.CANCELLED, failure, now)
+        self._settle(now)
+
+    def _accept(self, workflow: Workflow, fresh: Sequence[Call], now: float) -> None:
+        """New calls, linked, parents first."""
         for call in fresh:
             self._states.accept(call, self.graph.limits.max_model_len)
             self._expiry.watch(call)
@@ -153,7 +182,6 @@ class Scheduler:
             self._states.order.changed(workflow)
         self._resolve(now)
         self._settle(now)
-        return [call.id for call in fresh]
 
     def cancel(self, namespace: str, workflow_id: str, ids: Sequence[str], descendants: bool, now: float) -> list[str]:
         """Cancels those of the calls that have not ended, of a group all members; returns their ids."""
@@ -243,7 +271,7 @@ class Scheduler:
     ) -> list[tuple[int, Outcome]]:
         """The next `count` messages by order of arrival, each with its place in this order."""
         workflow = self._touched(namespace, workflow_id, now)
-        later = (call for call in workflow.calls.values() if call.serial > after)
+        later = (call for call in workflow.calls.values() if call.serial > after and call.scoring is None)
         return [(call.serial, call.outcome(now)) for call, _ in zip(later, range(count), strict=False)]
 
     def take_events(self) -> dict[tuple[str, str], list[Event]]:
@@ -272,6 +300,7 @@ class Scheduler:
 
     def commit(self, result: StepResult, now: float) -> None:
         self._steps.commit(result, now)
+        self._resolve(now)  # passes of scores that waited for what was kept of the reference
         for workflow in {call.workflow: None for call in self._steps.touched}:
             if workflow.budget and workflow.spent >= workflow.budget and workflow.unfinished:
                 error = _over_budget(workflow)

@@ -74,6 +74,7 @@ class DecodeSpec:
     one_pass: bool = False
     beginning: str = ""  # text of the forced beginning of the answer, which is part of the header
     trailer: tuple[int, ...] = ()
+    attention_mass: bool = False  # its receipt says where its attention goes
 
     @property
     def edits(self) -> bool:
@@ -164,9 +165,10 @@ class Receipt:
     preemptions: int = 0
     placement_ignored: bool = False
     parents: tuple[ParentUse, ...] = ()
+    attention_mass: tuple[tuple[str, float], ...] = ()  # see attention.py; if asked for
 
     def plus(self, other: Receipt) -> Receipt:
-        """The sum of two receipts: of counts and times, without the parents."""
+        """The sum of two receipts: of counts and times, without the parents and where attention goes."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
         return Receipt(placement_ignored=self.placement_ignored or other.placement_ignored, **sums)
 

@@ -127,8 +127,15 @@ class States:
                 assert group.failure is not None
                 pending.extend((child, State.FAILED, group.failure) for child in group.children)
                 group.children = {}
+            if call.scoring is not None:
+                freed, others = call.scoring.scoring.ended(call, now)
+                pending.extend((other, state, failure) for other in others)
+                for other in freed:
+                    self.kept(other)
             call.visible = []
             call.edits = None
+            if call.attention is not None:
+                call.attention.pieces = ()
             self.lifetimes.refresh(call)
             self._let_go_of_parents(call)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
+from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
@@ -21,6 +22,7 @@ from pavane.scheduler.plan import Sample, Step
 from pavane.scheduler.readiness import Readiness
 from pavane.scheduler.resolve import inputs
 from pavane.scheduler.samples import Taken, taken_tokens
+from pavane.scheduler.scoring import make_scores, take_scores
 from pavane.scheduler.spec import Failure, Finish, Restarted, State
 from pavane.scheduler.states import States
 from pavane.scheduler.text import TextRules
@@ -75,7 +77,7 @@ class Steps:
                     calls += [(True, order.key(c), c) for c in self._states.running if c not in known]
             self._promote()
             if step.items:
-                return self._with_moves(self._batches.make(step))
+                return self._with_moves(replace(self._batches.make(step), scores=make_scores(step.scores)))
             if not step.finishing and not step.mended:
                 if self._cache.tier is not None and self._cache.tier.flying:
                     self._batches.forget()  # until the next step with rows, calls may have stopped and begun again
@@ -139,7 +141,7 @@ class Steps:
                     if call not in step.busy:
                         self._park(call)
                     return True
-                count = min(step.room(node), len(node) - node.filled)
+                count = min(step.room(call, node), len(node) - node.filled)
                 if node.owner is not call or count <= 0 or not self._make_room(call, node, step):
                     return call in step.busy
                 item = encode(self._cache, call, node, count, step)
@@ -253,6 +255,10 @@ class Steps:
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)
+        if result.shares is not None:
+            take_shares(step.watched, result.shares)
+        if result.scored is not None:
+            take_scores(step.scores, result.scored)
         for call in step.mended:
             if call.state is State.RUNNING:
                 self._park(call)
@@ -269,11 +275,13 @@ class Steps:
     def fail(self, text: str, now: float) -> None:
         """The step has failed: so have its calls, but for those that may try again; these go back to waiting."""
         step = self._close()
+        for node, lo, hi in step.first:
+            self._cache.unlearn(node, lo, hi)
         for item in step.items:
             self._cache.unfill(item.tail, item.lo)
         step.uncount()
         failure = Failure(Reason.RUNNER_FAILED, text)
-        for call in [item.call for item in step.items] + step.finishing:
+        for call in dict.fromkeys([*(item.call for item in step.items), *step.finishing]):
             if call.state.ended:
                 continue
             if call.spec.lazy:  # nothing was computed for it, and its parents have not failed
@@ -324,6 +332,10 @@ class Steps:
 
     def _finish(self, call: Call, now: float) -> None:
         decode = call.spec.decode
+        if call.scoring is not None:
+            failure = call.scoring.failure(call.id)
+            self._states.end(call, State.DONE if failure is None else State.FAILED, now, failure)
+            return
         if decode is not None and call.span is not None and not call.span.node.indexed:
             call.span = self._cache.seal(call.span, call.needs)
         if decode is not None and call.first_token_at is None:

@@ -16,6 +16,7 @@ class TenantLimits:
     max_unfinished: int = NO_BOUND  # calls accepted and not ended
     max_stored_tokens: int = NO_BOUND  # of messages that are not released, and of those that are to come
     max_workflows: int = NO_BOUND  # open at once
+    max_streams: int = NO_BOUND  # requests that are being answered at once; the server counts them
 
 
 @dataclass(slots=True, eq=False)

@@ -1,15 +1,14 @@
 """AdminService: what the server is doing, for those who run it.
 
-It sees all namespaces. Nobody is asked who they are: whoever reaches the port may call it. So it is served only if
-`--admin` says so, by default only where the server listens on a loopback address; a proxy that lets others in to such a
-port asks for `--admin off`.
+It sees all namespaces. With `--api-keys` it is for keys of role admin. Without, nobody is asked who they are: whoever
+reaches the port may call it. So it is then served only if `--admin` says so, by default only where the server listens
+on a loopback address; a proxy that lets others in to such a port asks for `--admin off`.
 """
 
 # ruff: noqa: N802 - RPCs are named by the proto
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from collections.abc import AsyncIterator, Iterator
 from time import monotonic
@@ -23,6 +22,7 @@ from pavane.scheduler.cache_events import CacheEvents
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.introspection import Inspector, Key
 from pavane.server.admin_messages import cache_event, message_stats, stats_response, workflow_stats
+from pavane.server.config import ServerConfig, is_loopback
 from pavane.server.fields import check_id, check_namespace
 
 PAGE = 100
@@ -129,13 +129,8 @@ def _wrong_token(method: str, token: str) -> RequestError:
     )
 
 
-def is_served(admin: str, host: str) -> bool:
-    """Whether `--admin` (auto, on or off) and the address to listen on ask for the service."""
-    if admin != "auto":
-        return admin == "on"
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name: who reaches it is not known
-        return False
+def is_served(config: ServerConfig) -> bool:
+    """Whether `--admin` (auto, on or off), the keys and the address to listen on ask for the service."""
+    if config.admin != "auto":
+        return config.admin == "on"
+    return bool(config.api_keys) or is_loopback(config.host)

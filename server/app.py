@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from pavane.cache import Costs, GraphCache, Tier
-from pavane.kernels.batch import Runner
+from pavane.kernels.batch import Batch, Runner
 from pavane.kernels.host import HostTier
 from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE
@@ -39,20 +37,23 @@ from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.cache_events import CacheEvents
-from pavane.scheduler.engine import Engine
+from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
+from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
 from pavane.server import call_log
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
-from pavane.server.interceptor import ErrorInterceptor
+from pavane.server.http_port import BEAT_S, HttpPort, Life
 from pavane.server.journal import Journals
+from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
+from pavane.server.reload import run_all
 from pavane.server.service import ModelService, WorkflowService
 from pavane.server.tenants_file import read_tenants
 from pavane.server.text.chat_choice import choose_chat_format
@@ -63,6 +64,7 @@ from pavane.server.text.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
+ENGINE_FAILED, RUNNER_HANGS = 70, 71  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
 ADMIN_SERVICE = "pavane.v1.AdminService"
 
@@ -87,11 +89,13 @@ class Server:
     _grpc: grpc.aio.Server
     _health: health.aio.HealthServicer
     _engine_task: asyncio.Task[None]
-    _metrics_server: Any
+    _life: Life
+    _http: HttpPort | None
+    _reloading: asyncio.Task[None]
 
-    async def run_until_signal(self) -> None:
+    async def run_until_signal(self) -> int:
         """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
-        stops at once."""
+        stops at once. Returns the status to exit with: 0, or why the engine has ended by itself."""
         stopping, at_once = asyncio.Event(), asyncio.Event()
 
         def on_signal() -> None:
@@ -101,15 +105,28 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         stop = asyncio.create_task(stopping.wait())
+        beating = asyncio.create_task(self._beat())
         await asyncio.wait([stop, self._engine_task], return_when=asyncio.FIRST_COMPLETED)
+        status = 0
         if not stop.done():
-            log.error("the engine has stopped; shutting down", exc_info=self._engine_task.exception())
+            error = self._engine_task.exception()
+            log.error("the engine has stopped (%s); shutting down", error)
+            self._life.why_dead = f"the engine has stopped: {error}"
+            status = RUNNER_HANGS if isinstance(error, StepHangsError) else ENGINE_FAILED
             at_once.set()
         await self.shutdown(at_once)
+        beating.cancel()
+        return status
+
+    async def _beat(self) -> None:
+        while True:
+            self._life.beat()
+            await asyncio.sleep(BEAT_S)
 
     async def shutdown(self, at_once: asyncio.Event | None = None) -> None:
         """Drains and stops; when `at_once` is set, without waiting any longer."""
         at_once = at_once or asyncio.Event()
+        self._life.why_not_ready = "draining: send calls to another server"
         await self._health.enter_graceful_shutdown()
         log.info("draining: %d unfinished calls", self.engine.scheduler.graph.unfinished)
         drain = asyncio.create_task(self.engine.drain(self.config.drain_timeout))
@@ -120,17 +137,18 @@ class Server:
             task.cancel()
         await asyncio.gather(drain, skip, return_exceptions=True)
         await self.engine.stop()
+        self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
-        if self._metrics_server is not None:
-            self._metrics_server.shutdown()
-            self._metrics_server.server_close()
+        if self._http is not None:
+            self._http.close()
         log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")
 
 
 async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
     """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
     _check_address(config)
-    tenants = read_tenants(Path(config.tenants)) if config.tenants else None
+    tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
+    listener = Listener(config, tenants)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
@@ -190,11 +208,11 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             journals.record(key, happened)
             call_log.record(key, happened)
 
-    def observe(rows: int, samples: int, seconds: float, forward: float) -> None:
-        metrics.step(rows, samples, seconds, forward)
-        tally.step(rows, seconds, forward, monotonic())
+    def observe(batch: Batch, seconds: float, forward: float) -> None:
+        metrics.step(batch, seconds, forward)
+        tally.step(batch.n_rows, seconds, forward, monotonic())
 
-    engine = Engine(scheduler, runner, publish, observe)
+    engine = Engine(scheduler, runner, publish, observe, config.step_timeout)
     converter = Converter(tokenizer, chat, bos_id, constraints)
     info = pb.GetServerInfoResponse(
         model=loaded.name,
@@ -210,7 +228,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     )
     admin = None
     slot_bytes = _slot_bytes(loaded.config, config)
-    if is_served(config.admin, config.host):
+    if is_served(config):
         limits = admin_pb2.Limits(
             running=config.max_num_seqs,
             step_tokens=config.max_num_batched_tokens,
@@ -221,7 +239,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     del loaded
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    return await _listen(config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
+    return await _listen(listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
 
 
 def _digest(loaded: LoadedModel) -> bytes:
@@ -303,6 +321,7 @@ def _check_address(config: ServerConfig) -> None:
 
 
 async def _listen(
+    listener: Listener,
     config: ServerConfig,
     engine: Engine,
     metrics: Metrics,
@@ -310,17 +329,7 @@ async def _listen(
     models: ModelService,
     admin: AdminService | None,
 ) -> Server:
-    size = config.max_message_mb * 2**20
-    server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
-        options=[
-            ("grpc.max_receive_message_length", size),
-            ("grpc.max_send_message_length", size),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    server = listener.server()
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
     services: tuple[str, ...] = SERVICES
@@ -330,19 +339,21 @@ async def _listen(
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = server.add_insecure_port(f"{config.host}:{config.port}")
-    metrics_server, metrics_port = None, -1
+    port = listener.add_port(server)
+    life, http = Life(), None
     if config.metrics_port >= 0:
         try:
-            metrics_server, _ = start_http_server(config.metrics_port, config.host, metrics.registry)
+            http = HttpPort(config.host, config.metrics_port, metrics.registry, life)
         except OSError as error:
             raise ConfigError(
                 f"cannot serve metrics on {config.host}:{config.metrics_port} ({error.strerror}); choose another "
                 "--metrics-port (0 takes a free port, -1 turns it off)"
             ) from None
-        metrics_port = metrics_server.server_port
     task = engine.start()
     await server.start()
     for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
-    return Server(config, engine, port, metrics_port, server, healthy, task, metrics_server)
+    life.why_not_ready = ""
+    reloading = asyncio.create_task(run_all(listener.reloaded()))
+    http_port = http.port if http is not None else -1
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -36,12 +37,20 @@ class ServerConfig:
     load_format: str = _flag("auto", "dummy: random weights, from the model's config and tokenizer alone", LOAD_FORMATS)
     host: str = _flag("127.0.0.1", "address to listen on")
     port: int = _flag(50051, "gRPC port; 0 takes a free one")
-    metrics_port: int = _flag(9464, "port of /metrics; 0 takes a free one, -1 turns it off")
+    metrics_port: int = _flag(9464, "HTTP port of /metrics, /livez and /readyz; 0 takes a free one, -1 turns it off")
     admin: str = _flag(
         "auto",
-        "serve AdminService, which shows all namespaces to whoever reaches the port; auto: on loopback only",
+        "serve AdminService, which shows all namespaces: with --api-keys to those of role admin, else to whoever "
+        "reaches the port; auto: with keys, and on loopback",
         ADMIN,
     )
+    tls_cert: str = _flag("", "PEM file: the certificate and what vouches for it; read again when it changes")
+    tls_key: str = _flag("", "PEM file: the private key of --tls-cert, without a password")
+    tls_client_ca: str = _flag("", "PEM file: clients must show certificates that these authorities have signed")
+    api_keys: str = _flag(
+        "", "file of hashed API keys, one a line (`pavane keys new` prints such lines); read again when it changes"
+    )
+    insecure: bool = _flag(False, "listen beyond loopback without TLS or without keys: something else sees to that")
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
     max_model_len: int = _flag(0, "positions at most; 0: as many as the model was trained for")
     num_slots: int = _flag(16_384, "token slots of the KV pool")
@@ -61,6 +70,7 @@ class ServerConfig:
     )
     tenants: str = _flag("", "JSON file: the share and the bounds of namespaces; default: equal shares, no bounds")
     max_message_mb: int = _flag(64, "size of one gRPC message, at most")
+    max_streams: int = _flag(8192, "requests that are answered at once, at most; tenants may have less: --tenants")
     chat_format: str = _flag(
         "auto",
         "how turns become tokens; auto: as the model's own template; or chatml, llama3, llama2, mistral, qwen3, gemma, "
@@ -71,6 +81,9 @@ class ServerConfig:
     )
     threads: int = _flag(0, "CPU threads of the model runner; 0: one per core")
     workflow_ttl: float = _flag(3600.0, "seconds after which an unused workflow without unfinished calls is closed")
+    step_timeout: float = _flag(
+        600.0, "seconds after which a step is taken to hang: its calls fail, and the server ends with status 71"
+    )
     drain_timeout: float = _flag(30.0, "seconds that running calls get to end after SIGTERM")
     log_level: str = _flag("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
 
@@ -85,8 +98,10 @@ class ServerConfig:
             "max_num_batched_tokens": (1, 1_000_000),
             "max_unfinished_calls": (1, 100_000_000),
             "max_message_mb": (1, 2047),
+            "max_streams": (1, 1_000_000),
             "threads": (0, 1024),
             "workflow_ttl": (0.001, 1e9),
+            "step_timeout": (0.1, 1e9),
             "drain_timeout": (0, 1e9),
         }
         for name, (low, high) in bounds.items():
@@ -104,6 +119,26 @@ class ServerConfig:
             )
         if self.revision and not hub:
             raise ConfigError(f"--revision is {self.revision}, but --model is none of the hub (ORG/NAME); leave it out")
+        self._check_security()
+
+    def _check_security(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            raise ConfigError(f"{given} is given without {missing}; give both")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError("--tls-client-ca is given without --tls-cert and --tls-key; give these as well")
+        if self.insecure or is_loopback(self.host):
+            return
+        lacking = []
+        if not self.tls_cert:
+            lacking.append("what is sent can be read and changed on its way (give --tls-cert and --tls-key)")
+        if not self.api_keys:
+            lacking.append("whoever reaches the port can use the server (give --api-keys)")
+        if lacking:
+            raise ConfigError(
+                f"--host {self.host} is reached from other machines: {', and '.join(lacking)}; if a proxy or the "
+                "network sees to that, say --insecure"
+            )
 
 
 def add_flags(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
@@ -142,3 +177,12 @@ def from_flags(args: argparse.Namespace) -> ServerConfig:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name: who reaches it is not known
+        return False

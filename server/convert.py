@@ -220,6 +220,7 @@ def receipt_message(receipt: Receipt) -> pb.Receipt:
         total=duration(receipt.total_s),
         preemptions=receipt.preemptions,
         placement_ignored=receipt.placement_ignored,
+        attention_mass=dict(receipt.attention_mass),
         parents=[
             pb.ParentUse(
                 id=use.id,

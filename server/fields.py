@@ -12,6 +12,7 @@ from pavane.scheduler.spec import Retention
 
 MAX_ATTEMPTS = 16
 MAX_READERS = 100_000
+LONGEST_S = 315_576_000_000.0  # 10,000 years: the bound of google.protobuf.Duration
 MAX_LABELS, MAX_LABEL_CHARS = 16, 256
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
@@ -40,12 +41,14 @@ def known(enum: type[pb.Fidelity] | type[pb.Layout], value: int, call_id: str, w
 
 
 def seconds(value: Duration | None, what: str, call_id: str = "") -> float | None:
-    """A duration that must be more than 0, if it is given."""
+    """A duration that must be more than 0, if it is given, and one that protobuf can say."""
     if value is None:
         return None
     given = float(value.seconds + value.nanos / 1e9)
     if given <= 0:
         raise _invalid(call_id, f"{what} is {given:g} s; make it longer than 0, or leave it out")
+    if given > LONGEST_S:
+        raise _invalid(call_id, f"{what} is {given:g} s; use {LONGEST_S:g} s at most, or leave it out")
     return given
 
 

@@ -8,6 +8,7 @@ from time import monotonic
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pavane.cache import Tier
+from pavane.kernels.batch import Batch
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Ended, Event, Restarted, State, TokensAdded
 
@@ -35,6 +36,12 @@ class Metrics:
             "pavane_request_success", "Answers by why they ended.", ["finished_reason"], registry=registry
         )
         self._rows = Counter("pavane_rows", "Tokens encoded by the runner.", registry=registry)
+        self._kv_read = Counter(
+            "pavane_kv_tokens_read",
+            "Keys read by steps: each segment once, and as if each call read for itself.",
+            ["counted"],
+            registry=registry,
+        )
         self._last_token: dict[tuple[tuple[str, str], str], float] = {}
         pool, counts = scheduler.cache.pool, scheduler.counts
         for name, text, read in (
@@ -81,8 +88,10 @@ class Metrics:
         for name in ("in_place", "repositioned", "encoded", "generated", "trailer", "reencoded"):
             self._tokens.labels(name).inc(getattr(receipt, name))
 
-    def step(self, rows: int, samples: int, seconds: float, forward: float) -> None:
-        self._rows.inc(rows)
+    def step(self, batch: Batch, seconds: float, forward: float) -> None:
+        self._rows.inc(batch.n_rows)
+        self._kv_read.labels("once").inc(batch.kv_tokens()[0])
+        self._kv_read.labels("by_call").inc(batch.kv_tokens_by_call())
         self._step.observe(seconds)
         self._forward.observe(forward)
 

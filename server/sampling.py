@@ -44,6 +44,7 @@ class SamplingReader:
             stop_ids=frozenset(s.stop_token_ids),
             forced=tuple(forced.ids),
             one_pass=forced.one_pass,
+            attention_mass=call.decode.attention_mass,
             beginning="" if raw else call.decode.header.turn.text,
             trailer=() if raw else self._chat.trailer,
             **self._choice(s, bad),

@@ -12,13 +12,16 @@ from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.scoring import ScoreSpec
 from pavane.scheduler.spec import CallSpec
+from pavane.server.auth import caller
 from pavane.server.convert import Converter, group_spec, outcome_message, plan_message, receipt_message
-from pavane.server.fields import check_id, check_namespace, seconds
+from pavane.server.fields import check_id, seconds
 from pavane.server.journal import Journal, Journals, Key
+from pavane.server.score import score_call, score_message
+from pavane.server.sizes import check_ids, check_submission
 from pavane.server.text.tokenizer import Tokenizer
 
-NAMESPACE_METADATA = "pavane-namespace"
 FRAME_BYTES = 2**19
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,6 +38,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     ) -> None:
         """`default_ttl` in seconds; `slot_bytes`: K and V of one token in all layers."""
         self._engine = engine
+        self._limits = engine.scheduler.graph.limits
         self._journals = journals
         self._converter = converter
         self._tokenizer = tokenizer
@@ -42,37 +46,38 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         self._slot_bytes = slot_bytes
 
     async def OpenWorkflow(self, request: pb.OpenWorkflowRequest, context: Context) -> pb.OpenWorkflowResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         existed = self._engine.open(
             *key,
             request.budget_tokens,
             seconds(request.ttl if request.HasField("ttl") else None, "ttl"),
             self._default_ttl,
-            priority=request.priority if request.HasField("priority") else None,
+            priority=caller().priority(request.priority if request.HasField("priority") else None),
             deadline=seconds(request.deadline if request.HasField("deadline") else None, "deadline"),
         )
         return pb.OpenWorkflowResponse(existed=existed, cursor=self._journals.open(key).cursor)
 
     async def CloseWorkflow(self, request: pb.CloseWorkflowRequest, context: Context) -> pb.CloseWorkflowResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         total = self._journals.total(key) if self._journals.get(key) is None else None
         if total is None:
             total = self._engine.close(*key)
         return pb.CloseWorkflowResponse(total=receipt_message(total))
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitResponse:
-        cursor, _ = await self._submit(_key(request.workflow_id, context), request)
+        cursor, _ = await self._submit(_key(request.workflow_id), request)
         return pb.SubmitResponse(cursor=cursor)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         ids = frozenset(request.ids)
         journal = self._known(key, ids)
         async for events in _follow(journal, request.after, ids, deltas=not request.no_deltas):
             yield pb.WatchResponse(events=events)
 
     async def Run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[pb.RunResponse]:
-        key = _key(request.submit.workflow_id, context)
+        key = _key(request.submit.workflow_id)
         ids = frozenset(call.id for call in request.submit.calls)
         cursor, accepted = await self._submit(key, request.submit)
         journal = self._journal(key)
@@ -88,21 +93,24 @@ class WorkflowService(rpc.WorkflowServiceServicer):
                 self._engine.cancel(*key, orphans, False)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         return pb.CancelResponse(cancelled=self._engine.cancel(*key, request.ids, request.descendants))
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         return pb.FinishResponse(sealed=self._engine.finish(*key, request.ids))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
+        check_ids(request.ids, self._limits)
         self._engine.release(*key, request.ids)
         self._journal(key).forget(request.ids)
         return pb.ReleaseResponse()
 
     async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         outcome = self._engine.outcome(*key, request.id)
         if request.wait and not outcome.state.ended:
             journal = self._journal(key)
@@ -115,7 +123,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         return pb.GetMessageResponse(message=outcome_message(outcome, self._tokenizer))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
-        key = _key(request.workflow_id, context)
+        key = _key(request.workflow_id)
         size = min(request.page_size or 100, 1000)
         if request.page_token and not request.page_token.isdecimal():
             raise RequestError(Reason.INVALID_REQUEST, "page_token is not one that ListMessages returned")
@@ -127,13 +135,23 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         )
 
     async def Plan(self, request: pb.PlanRequest, context: Context) -> pb.PlanResponse:
-        key = _key(request.submit.workflow_id, context)
+        key = _key(request.submit.workflow_id)
         assumed = request.assumed_tokens if request.HasField("assumed_tokens") else None
         if assumed == 0:
             raise RequestError(Reason.INVALID_REQUEST, "assumed_tokens is 0; an answer has at least 1, or leave it out")
+        specs = await self._specs(request.submit)
         groups = [group_spec(group) for group in request.submit.groups]
-        plan = self._engine.plan(*key, await self._specs(request.submit), groups, assumed)
+        plan = self._engine.plan(*key, specs, groups, assumed)
         return plan_message(plan, self._tokenizer, self._slot_bytes)
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        key = _key(request.workflow_id)
+        self._engine.check_open(*key)
+        call = score_call(request, lambda message_id: self._engine.outcome(*key, message_id))
+        (spec,) = await self._specs(pb.SubmitRequest(calls=[call]))
+        against_exact = request.against != pb.FIDELITY_REUSE
+        score = await self._engine.score(*key, ScoreSpec(spec, against_exact, request.per_parent))
+        return score_message(score)
 
     async def _submit(self, key: Key, request: pb.SubmitRequest) -> tuple[int, list[str]]:
         """The cursor after which the events of these calls are, and the ids of those that are new."""
@@ -155,6 +173,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     async def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
         if not request.calls and not request.groups:
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
+        check_submission(request, self._limits)
         if self._converter.slow(request):
             return await asyncio.to_thread(self._converter.calls, request)
         return self._converter.calls(request)
@@ -236,10 +255,5 @@ def _frames(events: list[pb.Event]) -> Iterator[list[pb.Event]]:
         yield frame
 
 
-def _key(workflow_id: str, context: Context) -> Key:
-    check_id(workflow_id, "workflow_id")
-    namespace = ""
-    for name, value in context.invocation_metadata() or ():
-        if name == NAMESPACE_METADATA:
-            namespace = check_namespace(value if isinstance(value, str) else value.decode("latin-1"))
-    return (namespace, workflow_id)
+def _key(workflow_id: str) -> Key:
+    return (caller().namespace, check_id(workflow_id, "workflow_id"))

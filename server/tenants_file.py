@@ -2,7 +2,8 @@
 
     {
       "default": {"max_unfinished": 1000},
-      "tenants": {"team-a": {"weight": 2, "max_running": 8, "max_stored_tokens": 100000, "max_workflows": 50}}
+      "tenants": {"team-a": {"weight": 2, "max_running": 8, "max_stored_tokens": 100000, "max_workflows": 50,
+                             "max_streams": 100}}
     }
 
 `default` is for all namespaces that have no entry, `tenants` has an entry by name (the empty name is the default

@@ -43,21 +43,17 @@ class Generator:
         self._seen = torch.empty(0, 0, dtype=torch.int64)
 
     @torch.inference_mode()
-    def __call__(
-        self, prompts: list[list[int]], tokens: int, temperature: float, seed: int, fresh: bool
-    ) -> dict[str, Any]:
+    def __call__(self, prompts: list[list[int]], tokens: int, fresh: bool) -> dict[str, Any]:
         began = time.perf_counter()
         ids = torch.tensor(prompts)
         cache = None if fresh else self._shared(ids)
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         config = transformers.GenerationConfig(
             max_new_tokens=tokens,
             eos_token_id=None,
             pad_token_id=0,
             return_dict_in_generate=True,
-            **sampling,
+            do_sample=False,
         )
-        torch.manual_seed(seed)
         times = StepTimes()
         output = self._model.generate(
             ids,
@@ -109,6 +105,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True, help="not needed: a batch is as large as it comes")
+    parser.add_argument("--context", type=int, required=True, help="not needed: a cache grows")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:

@@ -26,9 +26,13 @@ class Http:
         self._target = target
         self._threads = ThreadPoolExecutor(THREADS)
 
+    async def get(self, path: str) -> Any:
+        """The answer's JSON. Raises PeerFailed."""
+        return await self._run(lambda: self._one("GET", path, None))
+
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer's JSON. Raises PeerFailed."""
-        return await self._run(lambda: self._one(path, body))
+        return await self._run(lambda: self._one("POST", path, body))
 
     async def events(self, path: str, body: dict[str, Any]) -> list[tuple[float, Any]]:
         """The answer's events, each with the clock (time.perf_counter) when it came. Raises PeerFailed."""
@@ -40,26 +44,30 @@ class Http:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _one(self, path: str, body: dict[str, Any]) -> Any:
-        connection, answer = self._ask(path, body)
+    def _one(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        connection, answer = self._ask(method, path, body)
         try:
-            return json.loads(answer.read())
+            return _parsed(path, answer.read())
         finally:
             connection.close()
 
     def _events(self, path: str, body: dict[str, Any]) -> list[tuple[float, Any]]:
-        connection, answer = self._ask(path, body)
+        connection, answer = self._ask("POST", path, body)
         try:
             lines = [(time.perf_counter(), line) for line in answer]
         finally:
             connection.close()
         # Parsed only now: until the last token the cores belong to the server.
-        return [(at, json.loads(line[6:])) for at, line in lines if line.startswith(b"data: ")]
+        data = [(at, line[6:].strip()) for at, line in lines if line.startswith(b"data: ")]
+        return [(at, _parsed(path, line)) for at, line in data if line != b"[DONE]"]
 
-    def _ask(self, path: str, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self._target, timeout=TIMEOUT_S)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             if answer.status != 200:
                 raise PeerFailed(f"{path} at {self._target}: {answer.status} {answer.read()[:500]!r}")
@@ -70,3 +78,10 @@ class Http:
             connection.close()
             raise
         return connection, answer
+
+
+def _parsed(path: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise PeerFailed(f"{path}: the answer is no JSON: {data[:200]!r}") from None

@@ -7,16 +7,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pavane.bench.peers.answer import Answer
 from pavane.bench.peers.http import Http, PeerFailed
+from pavane.bench.prediction import common
 from pavane.bench.stats import Arrival
 
 
 class LlamaCpp:
     name = "llama.cpp"
 
-    def __init__(self, http: Http, about: str) -> None:
+    def __init__(self, http: Http, about: str, slots: int = 8) -> None:
         self._http = http
         self.about = about
+        # Each slot is the prefix cache of one sequence: a prompt goes where most of it is.
+        self._held: list[list[int]] = [[] for _ in range(slots)]
+        self._idle = [*range(slots)]
+        self._free = asyncio.Semaphore(slots)
 
     async def stream(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[Arrival]]:
         began = time.perf_counter()
@@ -26,28 +32,22 @@ class LlamaCpp:
         streams = await asyncio.gather(*(self._http.events("/completion", body) for body in bodies))
         return [_arrivals(events, began, tokens) for events in streams]
 
-    async def answer(
-        self, prompts: Sequence[Sequence[int]], tokens: int, *, temperature: float, seed: int, fresh: bool
-    ) -> list[list[int]]:
-        requests = [
-            self._http.post(
-                "/completion",
-                {
-                    **_body(prompt, tokens),
-                    "id_slot": i,  # a slot is a prefix cache: each prompt goes where its predecessor was
-                    "cache_prompt": not fresh,
-                    "temperature": temperature,
-                    "samplers": ["temperature"],
-                    "seed": seed + i,
-                    "return_tokens": True,
-                },
-            )
-            for i, prompt in enumerate(prompts)
-        ]
-        answers: list[list[int]] = [answer["tokens"] for answer in await asyncio.gather(*requests)]
-        for ids in answers:
-            _check(len(ids), tokens)
-        return answers
+    async def complete(self, prompt: Sequence[int], tokens: int) -> Answer:
+        async with self._free:
+            slot = max(self._idle, key=lambda slot: common(self._held[slot], prompt))
+            self._idle.remove(slot)
+            began = time.perf_counter()
+            try:
+                body = {**_body(prompt, tokens), "id_slot": slot, "cache_prompt": True, "return_tokens": True}
+                answer = await self._http.post("/completion", {**body, "temperature": 0.0})
+                total = time.perf_counter() - began
+                ids = [int(id) for id in answer["tokens"]]
+                _check(len(ids), tokens)
+                self._held[slot] = [*prompt, *ids]
+            finally:
+                self._idle.append(slot)
+            # Its own clock runs from the first token on; streamed events would not tell all tokens.
+            return Answer(total - answer["timings"]["predicted_ms"] / 1000, total, ids)
 
 
 def _body(prompt: Sequence[int], tokens: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from pavane.bench.report import cpu_flags
 
-SLOT_TOKENS = 2048  # context of each slot
 # What matters to a CPU's matrix products, by Linux's names and by llama.cpp's.
 INSTRUCTIONS = {"avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16"}
 
@@ -31,13 +30,14 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens of each slot")
     args = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before its threads: they inherit it
     llama: Any = importlib.import_module("xllamacpp")
     params = llama.CommonParams()
     params.model.path = args.model
     params.n_parallel = args.slots
-    params.n_ctx = SLOT_TOKENS * args.slots
+    params.n_ctx = args.context * args.slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
     params.fit_params = False  # the context as asked for, whatever the memory
     params.cache_ram_mib = 0  # prefixes stay in their slots; copies of them in RAM would only cost time here

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from pavane.bench.peers.answer import Answer
 from pavane.bench.peers.hf import HuggingFace
 from pavane.bench.peers.http import Http
 from pavane.bench.peers.llama_cpp import LlamaCpp
@@ -16,11 +17,12 @@ from pavane.bench.server_process import ServerProcess
 from pavane.bench.stats import Arrival
 
 PACKAGES = {"transformers": "transformers", "llama.cpp": "xllamacpp"}
+CONTEXT = 2048
 MODULES = {"transformers": "hf_server", "llama.cpp": "llama_server"}
 
 
 class Peer(Protocol):
-    """Another system with the same weights. Prompts are token ids, all of one length; ends of turn are ignored."""
+    """Another system with the same weights. Prompts are token ids; decoding is greedy and ends of turn are ignored."""
 
     name: str
 
@@ -28,16 +30,18 @@ class Peer(Protocol):
     def about(self) -> str:
         """Version and build, in one line."""
 
-    async def stream(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[Arrival]]:
-        """Greedy continuations, all at once, nothing cached: when tokens arrived, by prompt."""
+    async def complete(self, prompt: Sequence[int], tokens: int) -> Answer:
+        """A continuation of exactly `tokens` tokens, through its prefix cache; any number at once.
 
-    async def answer(
-        self, prompts: Sequence[Sequence[int]], tokens: int, *, temperature: float, seed: int, fresh: bool
-    ) -> list[list[int]]:
-        """Sampled continuations of exactly `tokens` tokens, all at once, by prompt.
-
-        Prompt i goes through the prefix cache of what prompt i of the call before left behind, unless `fresh`.
+        Raises PeerFailed.
         """
+
+
+class StreamingPeer(Peer, Protocol):
+    """One that this project starts, for benchmarks without a workflow as well."""
+
+    async def stream(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[Arrival]]:
+        """Continuations of prompts of one length, all at once, nothing cached: when tokens arrived, by prompt."""
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -48,16 +52,17 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 @asynccontextmanager
-async def start_peer(name: str, model: Path, threads: int, slots: int) -> AsyncIterator[Peer]:
-    """The peer's server for `slots` sequences at once, on `threads` threads. Raises ServerFailed."""
+async def start_peer(
+    name: str, model: Path, threads: int, slots: int, context: int = CONTEXT
+) -> AsyncIterator[StreamingPeer]:
+    """The peer's server for `slots` sequences of `context` tokens at once. Raises ServerFailed."""
     command = [sys.executable, "-m", f"pavane.bench.peers.{MODULES[name]}"]
-    command += ["--model", str(model), "--threads", str(threads), "--slots", str(slots)]
+    command += ["--model", str(model), "--threads", str(threads)]
+    command += ["--slots", str(slots), "--context", str(context)]
     async with ServerProcess(command, env={"OMP_NUM_THREADS": str(threads)}) as server:
         http = Http(server.target)
         try:
-            kind: type[HuggingFace | LlamaCpp] = HuggingFace if name == "transformers" else LlamaCpp
-            yield kind(
-                http, next((line for line in server.log if line.startswith("about: ")), "").removeprefix("about: ")
-            )
+            about = next((line for line in server.log if line.startswith("about: ")), "").removeprefix("about: ")
+            yield HuggingFace(http, about) if name == "transformers" else LlamaCpp(http, about, slots)
         finally:
             http.close()

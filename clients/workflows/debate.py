@@ -1,97 +1,111 @@
 """The parallel debate: agents answer alone, then read each other and answer again, round after round.
 
-    start   system and problem
-    debate  the instruction between the rounds
-    round 0 agent i ← start
-    round r agent i ← start, its own answers (oldest first), debate, the last answers of the others
+    start    system and problem
+    debate   the instruction between the rounds
+    round 0  agent i ← start
+    round r  agent i ← start, its own answers (oldest first), debate, the last answers of the others
+
+or, with a summariser, who reads all and tells the agents:
+
+    summary r-1      ← summarise, all answers of round r-1
+    round r  agent i ← start, its own answers (oldest first), debate, summary r-1
 
 A prefix cache likes that order best: what an agent saw before stands first. Without reuse the others' answers still
-have to be encoded again for every agent; with it they are read where they lie.
+have to be encoded again for every agent; with it they are read where they lie. No decision is taken on the way, so the
+whole graph is submitted at once and the server starts each call as its parents are there.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from pavane.clients import Client, Fidelity, Message, Receipt, Result, Workflow
+from pavane.clients.client import Client
+from pavane.clients.results import Result
+from pavane.clients.workflows.calls import Calls, Handle
+from pavane.clients.workflows.kind import Kind
+from pavane.clients.workflows.outcome import Outcome
+from pavane.clients.workflows.problem import TextProblem
+from pavane.clients.workflows.run import Follow, Run
+from pavane.clients.workflows.samples import WORD_PROBLEMS
+from pavane.clients.workflows.setting import Setting
+from pavane.clients.workflows.sizes import Sizes, count, tokens
 
-SYSTEM = "You solve word problems. Think step by step, briefly, and end with the answer."
-DEBATE = "Here is what other solvers say. Compare it with your own solution, correct what is wrong, and answer again."
-
-Follow = Callable[[int, int, Message], Awaitable[None]]
+NAME = "debate"
+PROMPTS = {
+    "start_system": "You solve word problems. Think step by step, briefly, and end with the answer.",
+    "start": "{problem}",
+    "debate": "Here is what other solvers say. Compare it with your solution, correct what is wrong, and answer again.",
+    "summarise_system": "You summarise what several solvers say: where they agree, where they differ, and why.",
+    "summarise": "{problem}",
+}
 
 
 @dataclass(frozen=True)
-class Debate:
-    """`agents` solvers, `rounds` rounds after the first, at most `max_tokens` tokens an answer."""
+class DebateSizes(Sizes):
+    agents: int = count(3, "solvers", least=2)
+    rounds: int = count(3, "after the first")
+    answer_tokens: int = tokens(512, "of an answer")
+    last_tokens: int = tokens(1024, "of an answer in the last round")
+    summary_tokens: int = tokens(0, "of a summary between rounds (0: the agents read each other)", least=0)
 
-    problem: str
-    agents: int = 3
-    rounds: int = 2
-    max_tokens: int = 96
-    temperature: float = 0.7
-    seed: int = 1
-    equal_lengths: bool = False  # every answer has exactly max_tokens tokens, for comparisons
+    def longest(self) -> int:
+        heard = self.summary_tokens or (self.agents - 1) * self.answer_tokens
+        last = self.rounds * self.answer_tokens + heard + self.last_tokens
+        return max(last, self.agents * self.answer_tokens + self.summary_tokens)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Answers by round and agent, the receipt of the whole, and its time on the clock in seconds."""
+class Debate(Outcome):
+    """`answers_by_round`: by round and agent."""
 
-    answers: tuple[tuple[Result, ...], ...]
-    total: Receipt
-    wall: float
+    answers_by_round: tuple[tuple[Result, ...], ...]
 
     @property
     def first_token(self) -> float:
         """Mean time to first token after round 0, in seconds from when the parents were complete."""
-        return fmean(answer.receipt.first_token for row in self.answers[1:] for answer in row)
+        return fmean(answer.receipt.first_token for row in self.answers_by_round[1:] for answer in row)
 
 
-def submit(wf: Workflow, debate: Debate, fidelity: Fidelity) -> list[list[Message]]:
-    """The whole graph at once; the server starts each call as its parents are there. Handles by round and agent."""
-    start = wf.prefill(system=SYSTEM, user=debate.problem, fidelity=fidelity, id="start")
-    instruction = wf.prefill(user=DEBATE, fidelity=fidelity, id="debate")
-    rounds: list[list[Message]] = []
-    for r in range(debate.rounds + 1):
+def submit(calls: Calls[Handle], problem: TextProblem, sizes: DebateSizes) -> list[list[Handle]]:
+    """The whole graph at once. The answers by round and agent."""
+    start = calls.prefill("start", problem=problem.problem)
+    instruction = calls.prefill("debate")
+    if sizes.summary_tokens:
+        summarise = calls.prefill("summarise", problem=problem.problem)
+    rounds: list[list[Handle]] = []
+    for r in range(sizes.rounds + 1):
+        most = sizes.last_tokens if r == sizes.rounds else sizes.answer_tokens
+        heard = rounds[-1] if rounds else []
+        if rounds and sizes.summary_tokens:
+            heard = [calls.decode(f"summary-round{r - 1}", summarise, *heard, max_tokens=sizes.summary_tokens)]
         answers = []
-        for agent in range(debate.agents):
+        for agent in range(sizes.agents):
             own = [row[agent] for row in rounds]
-            others = [m for i, m in enumerate(rounds[-1]) if i != agent] if rounds else []
-            answers.append(
-                wf.decode(
-                    start,
-                    *own,
-                    *([instruction, *others] if rounds else []),
-                    id=f"agent{agent + 1}-round{r}",
-                    fidelity=fidelity,
-                    max_tokens=debate.max_tokens,
-                    ignore_eos=debate.equal_lengths,
-                    temperature=debate.temperature,
-                    seed=debate.seed * 1000 + r * debate.agents + agent,
-                )
-            )
+            others = [message for message in heard if message not in own]
+            asked = [instruction, *others] if rounds else []
+            answers.append(calls.decode(f"agent{agent + 1}-round{r}", start, *own, *asked, max_tokens=most))
         rounds.append(answers)
     return rounds
 
 
-async def run_debate(client: Client, debate: Debate, fidelity: Fidelity, follow: Follow) -> Outcome:
-    """Runs it in a workflow of its own; `follow(round, agent, message)` may read each answer as it comes."""
-    begin = time.perf_counter()
-    async with client.workflow() as wf:
-        rounds = submit(wf, debate, fidelity)
+async def run(
+    client: Client, problem: TextProblem, sizes: DebateSizes, setting: Setting, follow: Follow | None = None
+) -> Debate:
+    """Raises PavaneError, and ValueError for what is wrong with the arguments."""
+    async with Run(NAME, client, problem, sizes, setting, PROMPTS, follow) as run:
+        rounds = submit(run, problem, sizes)
+    return run.outcome(Debate, answers_by_round=tuple([tuple([await message for message in row]) for row in rounds]))
 
-        async def lane(
-            agent: int,
-        ) -> None:  # one answer after the other: the next may begin before this one's end is known
-            for r, row in enumerate(rounds):
-                await follow(r, agent, row[agent])
 
-        await asyncio.gather(*map(lane, range(debate.agents)))
-        answers = tuple([tuple([await message for message in row]) for row in rounds])
-        wall = time.perf_counter() - begin
-    return Outcome(answers, wf.total, wall)
+KIND = Kind(
+    NAME,
+    "agents answer alone, then read each other and answer again",
+    TextProblem,
+    DebateSizes,
+    lambda: DebateSizes(rounds=2, answer_tokens=64, last_tokens=64),
+    PROMPTS,
+    run,
+    WORD_PROBLEMS,
+    submit,
+)

@@ -31,6 +31,7 @@ struct Plan {  // mirrored by native_attention.py; the arrays are those of a Bat
     const int32_t *row_indptr;      // [segments + 1], over pairs
     const int32_t *pair_rows, *pair_deltas;  // [pairs]
     const int32_t *own;             // [segments]
+    float *shares;  // [pairs], or null: each pair's share of its row's attention is added, head after head
 };
 
 // q, k, v of a step's rows, unrotated: [rows, heads or kv_heads, dim], rows `*_stride` floats apart.
@@ -318,7 +319,7 @@ void run_task(const Plan &p, Work &work, const Task &task, const Inputs &in, con
         }
 }
 
-// The attention of row r and head h: out [dim].
+// The attention of row r and head h: out [dim]. All heads of a row belong to one thread.
 inline void merge(const Plan &p, const Work &work, int r, int h, float *out) {
     float top = NEVER, mass = 0;
     const auto each = [&](auto &&use) {
@@ -337,6 +338,16 @@ inline void merge(const Plan &p, const Work &work, int r, int h, float *out) {
         for (int d = 0; d < p.dim; d++) out[d] += part[2 + d] * weight;
     });
     for (int d = 0; d < p.dim; d++) out[d] /= mass;
+    if (!p.shares) return;
+    for (int m = work.merge_indptr[r]; m < work.merge_indptr[r + 1]; m++) {
+        const int pair = work.merge_pairs[m];
+        float own = 0;
+        for (int c = work.partial_begin[pair]; c < work.partial_begin[pair + 1]; c++) {
+            const float *part = work.partials + (int64_t(c) * p.heads + h) * (p.dim + 2);
+            if (part[1] != 0) own += part[1] * std::exp(part[0] - top);
+        }
+        p.shares[pair] += own / mass;
+    }
 }
 
 }  // namespace pavane

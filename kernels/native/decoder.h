@@ -199,9 +199,28 @@ void layer_forward(const Model &m, const Layer &l, const Plan &p, Work &work, Sc
     });
 }
 
-// logits [n_samples, vocabulary] of the rows `sample_rows`.
+// logits [n, vocabulary] of n final hidden states, state(r) [hidden]. By the whole team; ends with a barrier.
+template <class State>
+void project(const Model &m, Scratch &s, int n, State &&state, float *logits) {
+#pragma omp single
+    s.a.resize(n, m.hidden);
+    static thread_local std::vector<float> row;
+    row.resize(m.hidden);
+#pragma omp for schedule(static)
+    for (int r = 0; r < n; r++) {
+        rms_norm(state(r), m.norm, m.hidden, m.eps, row.data());
+        s.a.put_row(r, row.data(), m.hidden);
+    }
+    const bool round = m.round_from && n >= m.round_from;
+    share(panels_of(m.head), n, [&](int begin, int end, int from, int to) {
+        linear<false>(m.head, s.a, begin, end, from, to, round, logits, m.vocabulary);
+    });
+}
+
+// logits [n_samples, vocabulary] of the rows `sample_rows`; states [n_kept, hidden] of the rows `kept_rows`, before the
+// norm.
 inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_samples, const int32_t *sample_rows,
-                    float *logits) {
+                    float *logits, int n_kept, const int32_t *kept_rows, float *states) {
     static thread_local Scratch s;
     const int n = p.rows;
     s.x.resize(std::max(s.x.size(), size_t(n) * m.hidden));
@@ -220,20 +239,20 @@ inline void forward(const Model &m, const Plan &p, const int32_t *tokens, int n_
             if (p.half) layer_forward<uint16_t>(m, m.layer[i], p, work, s);
             else layer_forward<float>(m, m.layer[i], p, work, s);
         }
-#pragma omp single
-        s.a.resize(n_samples, m.hidden);
-        static thread_local std::vector<float> row;
-        row.resize(m.hidden);
 #pragma omp for schedule(static)
-        for (int r = 0; r < n_samples; r++) {
-            rms_norm(s.x.data() + int64_t(sample_rows[r]) * m.hidden, m.norm, m.hidden, m.eps, row.data());
-            s.a.put_row(r, row.data(), m.hidden);
-        }
-        const bool round = m.round_from && n_samples >= m.round_from;
-        share(panels_of(m.head), n_samples, [&](int begin, int end, int from, int to) {
-            linear<false>(m.head, s.a, begin, end, from, to, round, logits, m.vocabulary);
-        });
+        for (int r = 0; r < n_kept; r++)
+            std::copy_n(s.x.data() + int64_t(kept_rows[r]) * m.hidden, m.hidden, states + int64_t(r) * m.hidden);
+        project(m, s, n_samples, [&](int r) { return s.x.data() + int64_t(sample_rows[r]) * m.hidden; }, logits);
     }
+}
+
+// logits [n, vocabulary] of states [n, hidden].
+inline void head(const Model &m, int n, const float *states, float *logits) {
+    static thread_local Scratch s;
+    s.a.resize(n, m.hidden);
+    Scratch *shared = &s;
+#pragma omp parallel num_threads(m.threads)
+    project(m, *shared, n, [&](int r) { return states + int64_t(r) * m.hidden; }, logits);
 }
 
 }  // namespace pavane

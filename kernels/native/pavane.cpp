@@ -44,6 +44,12 @@ PAVANE_EXPORT int pavane_attend(const Plan *plan, const Inputs *inputs, float *k
 }
 
 PAVANE_EXPORT int pavane_forward(const Model *model, const Plan *plan, const int32_t *tokens, int n_samples,
-                                 const int32_t *sample_rows, float *logits) {
-    return guarded([&] { forward(*model, *plan, tokens, n_samples, sample_rows, logits); });
+                                 const int32_t *sample_rows, float *logits, int n_kept, const int32_t *kept_rows,
+                                 float *states) {
+    return guarded(
+        [&] { forward(*model, *plan, tokens, n_samples, sample_rows, logits, n_kept, kept_rows, states); });
+}
+
+PAVANE_EXPORT int pavane_head(const Model *model, int n, const float *states, float *logits) {
+    return guarded([&] { head(*model, n, states, logits); });
 }

@@ -462,6 +462,11 @@ class Decode(google.protobuf.message.Message):
     HEADER_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     FORCED_FIELD_NUMBER: builtins.int
+    ATTENTION_MASS_FIELD_NUMBER: builtins.int
+    attention_mass: builtins.bool
+    """The receipt says where the attention of the generated tokens went. Costs a merge for each parent, and takes the call
+    out of what calls read together.
+    """
     @property
     def header(self) -> global___Header: ...
     @property
@@ -474,9 +479,10 @@ class Decode(google.protobuf.message.Message):
         header: global___Header | None = ...,
         sampling: global___Sampling | None = ...,
         forced: global___Forced | None = ...,
+        attention_mass: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attention_mass", b"attention_mass", "forced", b"forced", "header", b"header", "sampling", b"sampling"]) -> None: ...
 
 global___Decode = Decode
 
@@ -1085,6 +1091,22 @@ class Receipt(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class AttentionMassEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     REUSED_IN_PLACE_FIELD_NUMBER: builtins.int
     REPOSITIONED_FIELD_NUMBER: builtins.int
     ENCODED_FIELD_NUMBER: builtins.int
@@ -1098,6 +1120,7 @@ class Receipt(google.protobuf.message.Message):
     PARENTS_FIELD_NUMBER: builtins.int
     PREEMPTIONS_FIELD_NUMBER: builtins.int
     PLACEMENT_IGNORED_FIELD_NUMBER: builtins.int
+    ATTENTION_MASS_FIELD_NUMBER: builtins.int
     reused_in_place: builtins.int
     repositioned: builtins.int
     encoded: builtins.int
@@ -1119,6 +1142,12 @@ class Receipt(google.protobuf.message.Message):
     def total(self) -> google.protobuf.duration_pb2.Duration: ...
     @property
     def parents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParentUse]: ...
+    @property
+    def attention_mass(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """If asked for, by parent, "(own)" for header and content and "(bos)" if there is one: the share of attention, mean over
+        layers, heads and the tokens that were generated, each in the row from which it was chosen. The shares sum to 1.
+        """
+
     def __init__(
         self,
         *,
@@ -1135,9 +1164,10 @@ class Receipt(google.protobuf.message.Message):
         parents: collections.abc.Iterable[global___ParentUse] | None = ...,
         preemptions: builtins.int = ...,
         placement_ignored: builtins.bool = ...,
+        attention_mass: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["blocked", b"blocked", "first_token", b"first_token", "queued", b"queued", "total", b"total"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["blocked", b"blocked", "encoded", b"encoded", "first_token", b"first_token", "generated", b"generated", "parents", b"parents", "placement_ignored", b"placement_ignored", "preemptions", b"preemptions", "queued", b"queued", "reencoded", b"reencoded", "repositioned", b"repositioned", "reused_in_place", b"reused_in_place", "total", b"total", "trailer", b"trailer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attention_mass", b"attention_mass", "blocked", b"blocked", "encoded", b"encoded", "first_token", b"first_token", "generated", b"generated", "parents", b"parents", "placement_ignored", b"placement_ignored", "preemptions", b"preemptions", "queued", b"queued", "reencoded", b"reencoded", "repositioned", b"repositioned", "reused_in_place", b"reused_in_place", "total", b"total", "trailer", b"trailer"]) -> None: ...
 
 global___Receipt = Receipt
 
@@ -1427,6 +1457,130 @@ class PlanResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["critical_path", b"critical_path", "kv_bytes_read", b"kv_bytes_read", "peak_slots", b"peak_slots", "planned", b"planned", "total", b"total"]) -> None: ...
 
 global___PlanResponse = PlanResponse
+
+@typing.final
+class ScoreRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: builtins.int
+    CALL_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    AGAINST_FIELD_NUMBER: builtins.int
+    PER_PARENT_FIELD_NUMBER: builtins.int
+    workflow_id: builtins.str
+    against: global___Fidelity.ValueType
+    """of all edges of the reference; unset: EXACT"""
+    per_parent: builtins.bool
+    @property
+    def call(self) -> global___Call:
+        """A Decode as it would be submitted: parents, placement, fidelity, header; timeout and max_attempts, each of a pass.
+        Its id need not be free. Sampling is not looked at: log-probabilities are those of the model's own distribution.
+        """
+
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The content tokens to score. Unset: call.decode.forced.ids; without these the content of the message of this workflow
+        that has the call's id, which must be a decode that has ended well.
+        """
+
+    def __init__(
+        self,
+        *,
+        workflow_id: builtins.str = ...,
+        call: global___Call | None = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
+        against: global___Fidelity.ValueType = ...,
+        per_parent: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["call", b"call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["against", b"against", "call", b"call", "ids", b"ids", "per_parent", b"per_parent", "workflow_id", b"workflow_id"]) -> None: ...
+
+global___ScoreRequest = ScoreRequest
+
+@typing.final
+class ScoreResponse(google.protobuf.message.Message):
+    """One entry for each scored token, of the distribution before it. KL is KL(reference || own): what is lost, in nats, by
+    taking the call's own distribution for that of the reference; over the whole vocabulary, never below 0.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class KlByParentEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    LOGPROBS_FIELD_NUMBER: builtins.int
+    AGAINST_LOGPROBS_FIELD_NUMBER: builtins.int
+    KL_FIELD_NUMBER: builtins.int
+    TOP1_AGREEMENT_FIELD_NUMBER: builtins.int
+    KL_BY_PARENT_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    TOP_TOKENS_FIELD_NUMBER: builtins.int
+    AGAINST_TOP_TOKENS_FIELD_NUMBER: builtins.int
+    RECEIPT_FIELD_NUMBER: builtins.int
+    top1_agreement: builtins.float
+    """share of the places where both find the same token likeliest"""
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """of the token, under the call's own fidelity"""
+
+    @property
+    def against_logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """... under the reference"""
+
+    @property
+    def kl(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    @property
+    def kl_by_parent(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """If asked for, of each REUSE parent (or group): mean KL less the mean KL of the call with this one parent EXACT, in nats
+        per token. More than 0: its reuse hurts; less: it makes up for another's.
+        """
+
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """those that were scored"""
+
+    @property
+    def top_tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """the likeliest in each place, under the call's own fidelity"""
+
+    @property
+    def against_top_tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """... under the reference"""
+
+    @property
+    def receipt(self) -> global___Receipt:
+        """summed over the passes, times too; counts toward the workflow's total and budget"""
+
+    def __init__(
+        self,
+        *,
+        logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        against_logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+        kl: collections.abc.Iterable[builtins.float] | None = ...,
+        top1_agreement: builtins.float = ...,
+        kl_by_parent: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        top_tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        against_top_tokens: collections.abc.Iterable[builtins.int] | None = ...,
+        receipt: global___Receipt | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["receipt", b"receipt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["against_logprobs", b"against_logprobs", "against_top_tokens", b"against_top_tokens", "kl", b"kl", "kl_by_parent", b"kl_by_parent", "logprobs", b"logprobs", "receipt", b"receipt", "tokens", b"tokens", "top1_agreement", b"top1_agreement", "top_tokens", b"top_tokens"]) -> None: ...
+
+global___ScoreResponse = ScoreResponse
 
 @typing.final
 class GetServerInfoRequest(google.protobuf.message.Message):

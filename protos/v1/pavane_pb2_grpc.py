@@ -89,6 +89,11 @@ class WorkflowServiceStub(object):
                 request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.SerializeToString,
                 response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/pavane.v1.WorkflowService/Score',
+                request_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -171,6 +176,14 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Judges known content by teacher forcing: what the model thinks of it under the call's own fidelity, and under a
+        reference. Waits for the parents and runs like a call; leaves no message behind. Losing the request cancels it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -228,6 +241,11 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.FromString,
                     response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreRequest.FromString,
+                    response_serializer=pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +545,33 @@ class WorkflowService(object):
             '/pavane.v1.WorkflowService/Plan',
             pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanRequest.SerializeToString,
             pavane_dot_protos_dot_v1_dot_pavane__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pavane.v1.WorkflowService/Score',
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreRequest.SerializeToString,
+            pavane_dot_protos_dot_v1_dot_pavane__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,6 +96,14 @@ class WorkflowServiceStub:
     call would fail of later is in its message.
     """
 
+    Score: grpc.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.ScoreRequest,
+        pavane.protos.v1.pavane_pb2.ScoreResponse,
+    ]
+    """Judges known content by teacher forcing: what the model thinks of it under the call's own fidelity, and under a
+    reference. Waits for the parents and runs like a call; leaves no message behind. Losing the request cancels it.
+    """
+
 class WorkflowServiceAsyncStub:
     OpenWorkflow: grpc.aio.UnaryUnaryMultiCallable[
         pavane.protos.v1.pavane_pb2.OpenWorkflowRequest,
@@ -163,6 +171,14 @@ class WorkflowServiceAsyncStub:
     ]
     """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
     call would fail of later is in its message.
+    """
+
+    Score: grpc.aio.UnaryUnaryMultiCallable[
+        pavane.protos.v1.pavane_pb2.ScoreRequest,
+        pavane.protos.v1.pavane_pb2.ScoreResponse,
+    ]
+    """Judges known content by teacher forcing: what the model thinks of it under the call's own fidelity, and under a
+    reference. Waits for the parents and runs like a call; leaves no message behind. Losing the request cancels it.
     """
 
 class WorkflowServiceServicer(metaclass=abc.ABCMeta):
@@ -254,6 +270,16 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[pavane.protos.v1.pavane_pb2.PlanResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.PlanResponse]]:
         """What a Submit of the same calls would cost: nothing runs, and nothing is accepted. Errors are those of Submit; what a
         call would fail of later is in its message.
+        """
+
+    @abc.abstractmethod
+    def Score(
+        self,
+        request: pavane.protos.v1.pavane_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pavane.protos.v1.pavane_pb2.ScoreResponse, collections.abc.Awaitable[pavane.protos.v1.pavane_pb2.ScoreResponse]]:
+        """Judges known content by teacher forcing: what the model thinks of it under the call's own fidelity, and under a
+        reference. Waits for the parents and runs like a call; leaves no message behind. Losing the request cancels it.
         """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -24,8 +24,8 @@ def test_all_print_one_table_and_write_json(tmp_path):
     assert [line.split("  ")[0] for line in rows.splitlines()[2:]] == [figure["what"] for figure in figures]
     bars = [figure["met"] for figure in figures if figure["bar"]]
     assert summary.startswith(f"{sum(bars)} of {len(bars)} bars met; measured in ")
-    debate = found["benches"][3]["modes"]["reuse"]
-    assert debate["tokens"] == debate["predicted"]
+    for debate in found["benches"][3]["modes"].values():
+        assert debate["tokens"] == debate["predicted"] != {}
 
 
 def test_a_benchmark_that_is_stopped_leaves_no_server(tmp_path):

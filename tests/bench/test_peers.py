@@ -1,5 +1,6 @@
 """The peers' adapters against a server that answers as llama.cpp does, and what the benchmarks do with them."""
 
+import asyncio
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,18 +8,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pavane.bench.lab import interleaved, random_tokens
-from pavane.bench.peers.debate import Turns, debate_on, prompt
+from pavane.bench.peers.answer import Answer
+from pavane.bench.peers.completions import Completions
 from pavane.bench.peers.hf import HuggingFace
 from pavane.bench.peers.http import Http, PeerFailed
 from pavane.bench.peers.llama_cpp import LlamaCpp
 from pavane.bench.peers.llama_server import build
 from pavane.bench.peers.peer import check_installed
-from pavane.clients.workflows.debate import Debate
+from pavane.bench.peers.replay import longest, prompt, replay, width
+from pavane.bench.workflows.records import RecordedCall, Recording
 
-TURNS = Turns([1, 2], [3], [4, 5], [6])
+# Two agents answer from a start, then each reads its own answer and the other's.
+ANSWERS = [RecordedCall(f"a{i}", ("start",), (4,), (20 + i,) * 3, (6,), True) for i in range(2)]
+READERS = [RecordedCall(f"b{i}", ("start", f"a{i}", f"a{1 - i}"), (5,), (9, 9), (6,), True) for i in range(2)]
+RECORDING = Recording(
+    "c", "two", {}, "own:1", 46080, (RecordedCall("start", (), (1, 2), (), (), False), *ANSWERS, *READERS)
+)
 
 
 class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.bodies.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.server.models)
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
@@ -71,28 +85,145 @@ async def test_answers_of_another_length_are_refused(server, http):
         await LlamaCpp(http, "").stream([[11]], 3)
     server.answer = lambda body: b'{"times": [0.1], "tokens": [[5]]}'
     with pytest.raises(PeerFailed, match="1 tokens instead of 2"):
-        await HuggingFace(http, "").answer([[11]], 2, temperature=0.0, seed=0, fresh=True)
+        await HuggingFace(http, "").complete([11], 2)
 
 
 async def test_a_refused_request_says_why(server, http):
     server.answer = lambda body: b""
     with pytest.raises(PeerFailed, match="400 b'no such slot'"):
-        await LlamaCpp(http, "").answer([[11]], 2, temperature=0.0, seed=0, fresh=True)
+        await LlamaCpp(http, "").complete([11], 2)
 
 
-async def test_the_debate_goes_through_each_agents_own_slot(server, http):
-    server.answer = lambda body: json.dumps({"tokens": [20 + body["id_slot"]] * body["n_predict"]}).encode()
-    debate = Debate("?", agents=3, rounds=2, max_tokens=2, equal_lengths=True)
-    assert await debate_on(LlamaCpp(http, ""), TURNS, debate) > 0
-    last = {body["id_slot"]: body for body in server.bodies[6:]}
-    own, left, right = ([4, 5, 20 + i, 20 + i, 6] for i in (1, 0, 2))
-    assert last[1]["prompt"] == [1, 2, *own, *own, 3, *left, *right, 4, 5]
-    assert [body["cache_prompt"] for body in server.bodies] == [False] * 3 + [True] * 6
-    assert sorted(body["seed"] for body in server.bodies) == list(range(1000, 1009))
+def llama(body):
+    """Answers of its own, by slot."""
+    ids = [50 + body["id_slot"]] * body["n_predict"]
+    return json.dumps({"tokens": ids, "timings": {"predicted_ms": 0.1}}).encode()
 
 
-def test_the_first_round_reads_the_start_alone():
-    assert prompt(TURNS, [], 0) == [1, 2, 4, 5]
+async def test_llama_cpp_gets_each_prompt_where_most_of_it_is(server, http):
+    server.answer = llama
+    calls, wall = await replay(LlamaCpp(http, "", slots=2), RECORDING, 0, bos=None)
+    assert [call.id for call in calls] == ["a0", "a1", "b0", "b1"]
+    first, later = server.bodies[:2], server.bodies[2:]
+    assert all(body["cache_prompt"] and body["return_tokens"] for body in server.bodies)
+    assert first[0]["prompt"] == first[1]["prompt"]
+    salt = first[0]["prompt"][0]
+    assert salt >= 1000
+    assert first[0]["prompt"] == [salt, 2, 4]
+    for body in later:
+        own, other = ([4, *[50 + slot] * 3, 6] for slot in (body["id_slot"], 1 - body["id_slot"]))
+        assert body["prompt"] == [salt, 2, *own, *other, 5], "its own answers, found where it left them"
+        assert body["n_predict"] == 2
+    assert {call.id: (call.visible, call.generated) for call in calls} == {
+        "a0": (3, 3), "a1": (3, 3), "b0": (13, 2), "b1": (13, 2)
+    }  # fmt: skip
+    assert all(call.ready + call.total <= wall for call in calls)
+
+
+async def test_a_call_starts_when_its_parents_are_done_and_no_later():
+    class Slow:
+        name = about = "slow"
+
+        async def complete(self, prompt, tokens):
+            running.append(len(prompt))
+            started.append(sorted(running))
+            await asyncio.sleep(0.01 if tokens == 3 and len(started) == 1 else 0)
+            running.remove(len(prompt))
+            return Answer(0.0, 0.0)
+
+    running, started = [], []
+    calls, _ = await replay(Slow(), RECORDING, 0, bos=7)
+    assert started[:2] == [[4], [4, 4]], "with BOS in front"
+    assert started[2:] == [[14], [14, 14]]
+    assert [call.visible for call in calls] == [3, 3, 13, 13], "which is never counted"
+
+
+async def test_repetitions_find_nothing_of_each_other_in_a_cache(server, http):
+    server.answer = llama
+    for repetition in (0, 1, 1):
+        await replay(LlamaCpp(http, "", slots=2), RECORDING, repetition, bos=None)
+    salts = [body["prompt"][0] for body in server.bodies]
+    assert len(set(salts)) == 2
+    assert salts[4:8] == salts[8:]
+
+
+async def test_a_peer_that_fails_in_the_middle_says_so_by_itself(server, http):
+    server.answer = lambda body: llama(body) if body["n_predict"] == 3 else b""
+    with pytest.raises(PeerFailed, match="400 b'no such slot'"):
+        await replay(LlamaCpp(http, "", slots=2), RECORDING, 0, bos=None)
+
+
+def test_prompts_are_the_parents_in_their_order():
+    calls = {call.id: call for call in RECORDING.calls}
+    assert prompt(calls, calls["b1"]) == [1, 2, 4, 21, 21, 21, 6, 4, 20, 20, 20, 6, 5]
+    assert (width(RECORDING), longest(RECORDING)) == (2, 15)
+
+
+async def test_transformers_gets_what_is_ready_together_as_one_batch(server, http):
+    server.answer = lambda body: json.dumps(
+        {"times": [0.1] * body["tokens"], "tokens": [[8] * body["tokens"] for _ in body["prompts"]]}
+    ).encode()
+    await replay(HuggingFace(http, ""), RECORDING, 0, bos=None)
+    assert [(len(body["prompts"]), body["tokens"]) for body in server.bodies] == [(2, 3), (2, 2)]
+
+
+def completion(*chunks, usage):
+    """As vLLM streams: each chunk with its token ids, then the usage."""
+    lines = [{"choices": [{"text": "x", "token_ids": ids}]} for ids in chunks]
+    events = [json.dumps(line).encode() for line in (*lines, {"choices": [], "usage": usage})]
+    return b"".join(b"data: " + event + b"\n\n" for event in (*events, b"[DONE]"))
+
+
+@pytest.fixture
+def url(server):
+    server.models = b'{"data": [{"id": "some-model"}]}'
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+async def test_any_completions_server_can_be_a_peer(server, url):
+    server.answer = lambda body: completion([50], [51, 52], usage={"prompt_tokens": 2, "completion_tokens": 3})
+    peer = await Completions.at(url)
+    answer = await peer.complete([11, 12], 3)
+    peer.close()
+    assert server.bodies[0] == "/v1/models"
+    body = server.bodies[1]
+    assert (body["model"], body["prompt"], body["max_tokens"], body["ignore_eos"]) == ("some-model", [11, 12], 3, True)
+    assert answer.tokens == [50, 51, 52]
+    assert 0 < answer.first_token <= answer.total
+
+
+async def test_a_completions_server_that_does_not_tell_its_tokens_is_fine(server, url):
+    server.answer = lambda body: completion(None, usage={"prompt_tokens": 1, "completion_tokens": 3})
+    peer = await Completions.at(url + "/v1/")
+    assert (await peer.complete([11], 3)).tokens is None
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [
+        ({"prompt_tokens": 2, "completion_tokens": 2}, "generated 2 tokens instead of 3"),
+        ({"prompt_tokens": 3, "completion_tokens": 3}, "read 3 tokens instead of 2; see its tokenizer settings"),
+        (None, "a stream without usage"),
+    ],
+)
+async def test_other_lengths_than_those_asked_for_are_refused(server, url, usage, said):
+    server.answer = lambda body: completion([50], usage=usage)
+    peer = await Completions.at(url)
+    with pytest.raises(PeerFailed, match=said):
+        await peer.complete([11, 12], 3)
+    peer.close()
+
+
+async def test_what_is_no_completions_server_is_said(server, url):
+    server.models = b'{"detail": "Not Found"}'
+    with pytest.raises(PeerFailed, match="/v1/models names no model"):
+        await Completions.at(url)
+    server.models = b"<html>"
+    with pytest.raises(PeerFailed, match="the answer is no JSON: b'<html>'"):
+        await Completions.at(url)
+    with pytest.raises(PeerFailed, match="give http://HOST:PORT"):
+        await Completions.at("https://example.org")
 
 
 def test_the_build_says_what_it_lacks():

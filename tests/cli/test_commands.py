@@ -15,7 +15,10 @@ from pavane.cli.board import LineBoard, LiveBoard
 from pavane.cli.demo import comparison, verdict
 from pavane.cli.sampling import add_sampling_arguments, sampling_options
 from pavane.clients import Client
-from pavane.clients.workflows.debate import Debate, run_debate
+from pavane.clients.workflows import Setting
+from pavane.clients.workflows.debate import DebateSizes
+from pavane.clients.workflows.debate import run as run_debate
+from pavane.clients.workflows.problem import TextProblem
 
 
 def pavane(*words, **options):
@@ -118,22 +121,18 @@ def test_chat_refuses_sampling_that_cannot_be(target, told, says):
 
 
 async def test_the_debate_and_its_table(serve):
-    seen = []
-
-    async def follow(r, agent, message):
-        seen.append((r, agent, [use.id for use in (await message).receipt.parents]))
-
-    debate = Debate("1+1?", agents=3, rounds=2, max_tokens=4)
+    problem, sizes = TextProblem("1+1?"), DebateSizes(agents=3, rounds=2, answer_tokens=4, last_tokens=4)
     async with ServerProcess(serve) as server, Client(server.target) as client:
-        chat = await run_debate(client, debate, "exact", follow)
-        reuse = await run_debate(client, debate, "reuse", follow)
-    assert {(r, a): parents for r, a, parents in seen}[2, 1] == [
+        chat = await run_debate(client, problem, sizes, Setting("exact"))
+        reuse = await run_debate(client, problem, sizes, Setting("reuse"))
+    assert [edge.id for edge in chat.parents["agent2-round2"]] == [
         *("start", "agent2-round0", "agent2-round1", "debate"),
         *("agent1-round1", "agent3-round1"),
     ]
-    assert [answer.seed for row in chat.answers for answer in row] == list(range(1000, 1009))
-    assert chat.answers[0][0].receipt.parents[0].fidelity == "exact"
-    assert reuse.answers[0][0].receipt.parents[0].fidelity == "reuse"
+    assert [answer.seed for answer in chat.answers.values()] == [answer.seed for answer in reuse.answers.values()]
+    assert len({answer.seed for answer in chat.answers.values()}) == 9
+    assert chat.parents["agent1-round0"][0].fidelity == "exact"
+    assert reuse.parents["agent1-round0"][0].fidelity == "reuse"
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison(chat, reuse))
     text = console.export_text()

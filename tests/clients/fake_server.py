@@ -138,7 +138,8 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
             await self.generate(workflow, call, parents, message)
         if message.state == pb.STATE_RUNNING:
             message.state = pb.STATE_DONE
-            message.finish = pb.FINISH_REASON_LENGTH
+            if call.HasField("decode"):
+                message.finish = pb.FINISH_REASON_LENGTH
             workflow.emit(id=call.id, done=message)
 
     async def winners(self, workflow: FakeWorkflow, parent: str) -> list[str]:

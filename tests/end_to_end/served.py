@@ -30,8 +30,11 @@ LONG = 2000  # tokens: more than any test waits for
 _CONTROL = re.compile(r"<\|.*\|>")
 
 
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "pavane.cli.main", "serve", *flags]
+PAVANE_SERVE = ("-m", "pavane.cli.main", "serve")
+
+
+def command(*flags: str, start: Sequence[str] = PAVANE_SERVE) -> list[str]:
+    return [sys.executable, *start, *flags]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -41,17 +44,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class ServerProcess:
-    """`pavane serve` on free ports of the loopback. Stopped by its pid, whatever happens."""
+    """`pavane serve`, or what Python starts with `start`, on free ports of the loopback. Stopped by its pid, whatever
+    happens."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, start: Sequence[str] = PAVANE_SERVE, **variables: str) -> None:
         self.flags = flags or FLAGS
         self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by stop
         self.process = subprocess.Popen(
-            command("--port", "0", "--metrics-port", "0", *self.flags),
+            command("--port", "0", "--metrics-port", "0", *self.flags, start=start),
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment(),
+            env=environment(**variables),
         )
         self.target = ""
 

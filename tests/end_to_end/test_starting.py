@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import gguf
 import pytest
-from end_to_end.served import PATIENCE, ServerProcess, command, environment
+from end_to_end.served import FLAGS, PATIENCE, ServerProcess, command, environment
 
+import pavane
 from pavane.cli.main import main
+from pavane.kernels.native_build import load_native
 from pavane.models.default import default_model_path
 
 
@@ -136,3 +139,23 @@ def test_settings(
     assert last.startswith("pavane")
     for word in words:
         assert word in last
+
+
+def test_without_compiler_and_without_a_folder_to_write_to(tmp_path: Path) -> None:
+    """As in an image: kernels prebuilt in the package, nothing on the path, no home, sources that cannot be written."""
+    package = tmp_path / "site" / "pavane"
+    shutil.copytree(Path(pavane.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__", "prebuilt"))
+    built = Path(load_native()._name)
+    prebuilt = package / "kernels" / "native" / "prebuilt"
+    prebuilt.mkdir()
+    shutil.copy(built, prebuilt / built.name)
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "PATH"), "/proc/nowhere")
+    server = ServerProcess(
+        *FLAGS, "--log-level", "info", PYTHONPATH=str(package.parent), PYTHONDONTWRITEBYTECODE="1", **nowhere
+    )
+    try:
+        server.wait_ready()
+        assert str(prebuilt / built.name) in Path(f"/proc/{server.process.pid}/maps").read_text()
+    finally:
+        assert server.stop() == 0
+    assert "Traceback" not in server.final_log

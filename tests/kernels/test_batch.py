@@ -53,6 +53,21 @@ def test_keys_read_with_and_without_sharing() -> None:
     assert example().kv_tokens() == (4 + 2 + 2, 4 * 3 + 2 * 2 + 2 * 1)
 
 
+@pytest.mark.parametrize("extra", [0, 3])
+def test_keys_read_call_by_call(extra: int) -> None:
+    assert padded(example(), extra).kv_tokens_by_call() == 4 * 2 + 2 + 2  # two rows of one call read together
+    apart = replace(  # the second row of the first call is a decode of a third one
+        example(),
+        n_segments=4,
+        extents=np.array([(0, 4), (8, 1), (10, 1), (12, 1), (9, 1)], dtype=np.int32),
+        extent_indptr=ints(0, 1, 2, 4, 5),
+        row_indptr=ints(0, 3, 4, 5, 6),
+        pair_rows=ints(0, 1, 2, 0, 2, 1),
+        own=ints(0, 1, 1, 1),
+    )
+    assert padded(apart, extra).kv_tokens_by_call() == apart.kv_tokens()[1] == 4 * 3 + 1 + 2 + 1
+
+
 def slow_kv_tokens(batch: Batch) -> tuple[int, int]:
     once = summed = 0
     for s in range(batch.n_segments):

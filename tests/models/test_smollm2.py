@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.harness import INVARIANT, Harness, decode, edge, prefill, tiny_runner
 from support.oracle import GraphOracle
+from support.scoring import check_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pavane.kernels.rope import RopeTable, rope_frequencies
@@ -295,6 +296,28 @@ def test_moved_parents_equal_the_reference_in_float64(setting: Setting) -> None:
             error = (floats(outcome.logprobs) - oracle.logprobs(call.id)).abs().max().item()
             worst = max(worst, error)
     assert worst < 1e-3, worst
+
+
+def test_scores_equal_the_reference_in_float64(setting: Setting) -> None:
+    """The largest errors seen: 1.2e-5 of a log-probability, 4e-6 of a KL of up to 3.9."""
+    harness = setting.harness(budget=48)
+    calls = [
+        prefill("system", setting.turn("system", "You debate.")),
+        prefill("question", setting.turn("user", "Cats or dogs?"), "system"),
+        setting.answer("cats", "Cats, since they are quiet.", "system", "question"),
+        prefill("doc", setting.turn("user", "Cats sleep for most of the day."), "question"),
+    ]
+    verdict = setting.answer("verdict", "Both sides have a point.", edge("doc"), edge("cats"), edge("question"))
+    harness.submit(*calls)
+    scores = harness.score(verdict, per_parent=True)
+    harness.run()
+    oracle = GraphOracle(ReferenceModel(setting.loaded.config, setting.loaded.weights))
+    for call in calls:
+        oracle.add(call)
+    (score,) = scores
+    assert score.failure is None
+    errors = check_score(score, oracle, verdict, True, 1e-3)
+    assert max(errors) < 2e-4, errors
 
 
 @pytest.mark.parametrize("with_bos", [False, True])

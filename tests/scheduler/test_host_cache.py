@@ -156,7 +156,7 @@ async def test_the_engine_passes_on_what_has_arrived() -> None:
     runner = tiny_runner(CONFIG, WEIGHTS, POOL, batch_invariant=True, host_pages=100)
     harness = Harness(runner, POOL, bos_id=0, batch_invariant=True, host_pages=100, max_running=4)
     rows: list[int] = []
-    engine = Engine(harness.scheduler, runner, lambda events: None, lambda n, *_: rows.append(n))
+    engine = Engine(harness.scheduler, runner, lambda events: None, lambda batch, *_: rows.append(batch.n_rows))
     engine.start()
     engine.submit("", "w", calls)
     assert await engine.drain(60.0)

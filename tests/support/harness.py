@@ -31,6 +31,7 @@ from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.plan import make_batch
 from pavane.scheduler.scheduler import Scheduler
+from pavane.scheduler.scoring import Score, ScoreSpec
 from pavane.scheduler.spec import CallSpec, DecodeSpec, Outcome, ParentSpec
 from pavane.scheduler.text import ConstraintState, StopMatcher, TextRules
 
@@ -214,7 +215,7 @@ class Harness:
             replace(step, samples=[]), NoText(), bos=self.bos_id is not None, share=not self.batch_invariant
         )
         for name in Batch.__slots__:
-            if name not in ("samples", "moves"):
+            if name not in ("samples", "moves", "scores"):
                 np.testing.assert_array_equal(getattr(batch, name), getattr(whole, name), err_msg=name)
 
     def run(self, limit: int = 100_000) -> None:
@@ -230,6 +231,13 @@ class Harness:
                 if outcome is not None:
                     assert outcome.id not in self.ended, f"{outcome.id} ended twice"
                     self.ended[outcome.id] = outcome
+
+    def score(self, spec: CallSpec, *, workflow: str = "w", **fields: Any) -> list[Score]:
+        """Asks for a score; it comes into the list while steps are run."""
+        scores: list[Score] = []
+        self.scheduler.score("", workflow, ScoreSpec(spec, **fields), self.now, scores.append)
+        self.collect()
+        return scores
 
     def audit(self) -> None:
         if self.check:

@@ -1,0 +1,1 @@
+"""A page with the figures of benchmarks: HTML with SVG and CSS of its own, nothing from outside."""

@@ -1,0 +1,1 @@
+"""Workflows as benchmarks: recorded once, replayed by every arm with the same tokens, kept run by run."""

@@ -1,0 +1,104 @@
+"""The gRPC server itself: its port, who comes in by it, and what it takes from the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+
+from pavane.scheduler.tenants import Tenants
+from pavane.server.auth import Guard
+from pavane.server.config import ConfigError, ServerConfig
+from pavane.server.interceptor import RpcInterceptor
+from pavane.server.keys import Keys, parse_keys
+from pavane.server.reload import Reloaded
+from pavane.server.streams import MAX_HEALTH, Streams
+from pavane.server.tls import Certificates
+
+METADATA_BYTES = 16_384
+CONNECTIONS = 10_000
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    # Clients may ping each 5 s, also while nothing is asked; the third ping that comes sooner ends the connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A client that is gone without a word does not hold its streams for hours.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class Listener:
+    """The security of a server's port, read from its files once. ConfigError if some of it cannot be used."""
+
+    def __init__(self, config: ServerConfig, tenants: Tenants) -> None:
+        self._config = config
+        self._certificates = _certificates(config)
+        self.guard = Guard(_read_keys(config) if config.api_keys else None)
+        self.streams = Streams(tenants, config.max_streams)
+        self._credentials: grpc.ServerCredentials | None = None
+        if self._certificates is not None:
+            try:
+                self._credentials = self._certificates.credentials()
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+
+    def server(self) -> grpc.aio.Server:
+        """Without services and ports yet."""
+        size = self._config.max_message_mb * 2**20
+        return grpc.aio.server(
+            interceptors=[RpcInterceptor(self.guard, self.streams)],
+            options=[
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", size),
+                # Of one connection: more than the server takes, so that a client is refused and does not wait.
+                ("grpc.max_concurrent_streams", self._config.max_streams + MAX_HEALTH),
+            ],
+        )
+
+    def add_port(self, server: grpc.aio.Server) -> int:
+        """The port that it listens on."""
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        address = f"{host}:{self._config.port}"
+        if self._credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._credentials)
+
+    def reloaded(self) -> list[Reloaded]:
+        """What follows its files from now on."""
+        found = []
+        if self._certificates is not None:
+            found.append(Reloaded("TLS", self._certificates.paths, self._certificates.load))
+        if self.guard.keyed:
+            found.append(Reloaded("API keys", [Path(self._config.api_keys)], self._load_keys))
+        return found
+
+    def _load_keys(self) -> str:
+        keys = _read_keys(self._config)
+        self.guard.replace(keys)
+        return f"{len(keys)} keys of {len({key.tenant for key in keys})} tenants"
+
+
+def _certificates(config: ServerConfig) -> Certificates | None:
+    if not config.tls_cert:
+        return None
+    client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
+    return Certificates(Path(config.tls_cert), Path(config.tls_key), client_ca)
+
+
+def _read_keys(config: ServerConfig) -> Keys:
+    path = Path(config.api_keys)
+    try:
+        return parse_keys(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--api-keys {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--api-keys {path}: it is no text; give lines as `pavane keys new` prints them") from None
+    except ValueError as error:
+        raise ConfigError(f"--api-keys {path}: {error}") from None

@@ -1,0 +1,51 @@
+"""A server as a process: from its settings to the status that it exits with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pavane.server.config import ConfigError, ServerConfig
+
+if TYPE_CHECKING:
+    from pavane.server.app import MakeRunner
+
+
+def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
+    """Until a signal; the status to exit with. Does not return if the model runner hangs: its thread has no other
+    end than that of the process."""
+    # OpenMP's threads wait some microseconds for the next piece of work, then they sleep: long waits would take the
+    # cores from everything else. Read when its library is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+    import uvloop
+
+    from pavane.models.errors import ModelError
+    from pavane.server.app import RUNNER_HANGS, start
+
+    async def until_signal() -> int:
+        logging.basicConfig(
+            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        server = await start(config, make_runner)
+        print(f"listening on {config.host}:{server.port}", flush=True)
+        if server.metrics_port >= 0:
+            logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
+        return await server.run_until_signal()
+
+    try:
+        status = uvloop.run(until_signal())
+    except (ConfigError, ModelError) as error:
+        print(f"pavane serve: {error}", file=sys.stderr)
+        return 2
+    except asyncio.CancelledError:
+        return 130
+    if status == RUNNER_HANGS:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    return status

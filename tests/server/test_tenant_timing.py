@@ -1,0 +1,73 @@
+"""How long a first token takes says nothing about what another tenant has had computed."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from statistics import median
+
+from support.secured import FIRST, FakeRunner, KeyFile, served, tiny_model
+
+from pavane.clients import Client, Result
+from pavane.kernels.batch import Batch, StepResult
+
+ROUNDS = 40
+LENGTH = 400
+ROW_S = 25e-6
+
+
+class PacedRunner(FakeRunner):
+    """Takes its time for every row, as a model does: what is cached is quick."""
+
+    def execute(self, batch: Batch) -> StepResult:
+        time.sleep(ROW_S * batch.n_rows)
+        return super().execute(batch)
+
+
+def prompt(number: int) -> list[int]:
+    draw = random.Random(number)
+    return [FIRST + draw.randrange(100) for _ in range(LENGTH)]
+
+
+async def ask(client: Client, tokens: list[int]) -> Result:
+    async with client.workflow() as workflow:
+        return await workflow.decode(
+            workflow.prefill(tokens=tokens), header_tokens=[FIRST], max_tokens=1, ignore_eos=True
+        )
+
+
+def chance(first: list[float], second: list[float], shuffles: int = 2000) -> float:
+    """How often, if nothing but chance divided the times, their medians would differ so much (a permutation test)."""
+    draw, seen = random.Random(1), abs(median(first) - median(second))
+    both, more = first + second, 0
+    for _ in range(shuffles):
+        draw.shuffle(both)
+        more += abs(median(both[: len(first)]) - median(both[len(first) :])) >= seen
+    return more / shuffles
+
+
+async def test_nobody_sees_by_the_clock_what_others_have_asked(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys")
+    theirs, ours = keys.add("a"), keys.add("b")
+    times: dict[str, list[float]] = {"seen by others": [], "seen by nobody": [], "seen by us": []}
+    results: dict[str, set[tuple[int, int]]] = {kind: set() for kind in times}
+    async with served(tiny_model(tmp_path), PacedRunner, api_keys=str(keys.path), num_slots=100_000) as server:
+        target = f"127.0.0.1:{server.port}"
+        async with Client(target, api_key=theirs) as a, Client(target, api_key=ours) as b:
+            for number in range(ROUNDS):
+                await ask(a, prompt(3 * number))
+                await ask(b, prompt(3 * number + 2))
+                trials = list(zip(times, (prompt(3 * number + i) for i in range(3)), strict=True))
+                random.Random(number).shuffle(trials)
+                for kind, tokens in trials:
+                    receipt = (await ask(b, tokens)).receipt
+                    times[kind].append(receipt.first_token)
+                    results[kind].add((receipt.encoded, receipt.reused_in_place))
+    # What was cached for us is told from what was not, in each single round, so the clock is good enough to see it.
+    effect = median(times["seen by nobody"]) - median(times["seen by us"])
+    assert effect > 0.5 * ROW_S * LENGTH
+    assert results["seen by others"] == results["seen by nobody"] != results["seen by us"]
+    others, nobody = times["seen by others"], times["seen by nobody"]
+    print({kind: f"{median(found) * 1e3:.2f} ms" for kind, found in times.items()}, "p =", chance(others, nobody))
+    assert abs(median(others) - median(nobody)) < 0.1 * effect
