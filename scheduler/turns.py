@@ -64,7 +64,7 @@ class Turns:
         if self._begun is None:
             return new
         begun = self._begun.first()
-        if new is None or (begun is not None and self.key(begun) < self.key(new)):
+        if new is None or (begun is not None and self._before(begun, new)):
             return begun
         idle = begun is None and not self._running
         return new if idle or self._fits(new.workflow) else begun
@@ -120,6 +120,11 @@ class Turns:
         if excess <= 0:
             for workflow in going:
                 self.suspend(workflow)
+
+    def _before(self, call: Call, other: Call) -> bool:
+        """Priorities, the second of a key, count within a tenant only."""
+        a, b = self.key(call), self.key(other)
+        return a < b if call.workflow.tenant is other.workflow.tenant else (a[0], *a[2:]) < (b[0], *b[2:])
 
     def _order(self, workflow: Workflow) -> Order:
         return self._new if self._begun is None or workflow.begun_at is None else self._begun
