@@ -11,18 +11,18 @@ from pavane.cache import GraphCache, Keep
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.estimates import Estimates
 
-REFINE = 8  # an estimate is made again when one of so many calls has ended since
+REFINE = 8  # an estimate is made again when one of so many calls has ended since, or come
 
 
 @dataclass(slots=True)
 class _Need:
     tokens: float
     unfinished: int  # calls when it was estimated
-    outdated: bool = False
+    changes: int = 0  # since then
 
 
 class WorkingSets:
-    """What workflows need, estimated when somebody asks, and again when enough of their calls have ended."""
+    """What workflows need, estimated when somebody asks, and again when enough of their calls have ended or come."""
 
     def __init__(self, cache: GraphCache, estimates: Estimates, limit: int) -> None:
         """`limit` stands for a max_tokens that is not given."""
@@ -42,7 +42,7 @@ class WorkingSets:
     def need(self, workflow: Workflow) -> float:
         """The most tokens at a time that are kept for the calls of `workflow`, known ones and those that may come."""
         need = self._needs.get(workflow)
-        if need is None or need.outdated:
+        if need is None or REFINE * max(need.changes, workflow.unfinished - need.unfinished) >= need.unfinished:
             tokens = most_at_once(workflow.open, self._tokens) + (workflow.resting if workflow.grows else 0)
             need = self._needs[workflow] = _Need(tokens, workflow.unfinished)
         return need.tokens
@@ -51,10 +51,7 @@ class WorkingSets:
         """Calls have come to the workflow or ended."""
         need = self._needs.get(workflow)
         if need is not None:
-            if workflow.unfinished > need.unfinished:
-                del self._needs[workflow]
-            else:
-                need.outdated |= REFINE * (need.unfinished - workflow.unfinished) >= need.unfinished
+            need.changes += 1
 
     def forget(self, workflow: Workflow) -> None:
         self._needs.pop(workflow, None)
@@ -62,7 +59,7 @@ class WorkingSets:
     def _at_most(self, workflow: Workflow) -> float:
         """What has ended since the estimate makes the need smaller."""
         need = self._needs.get(workflow)
-        return need.tokens if need is not None else self.need(workflow)
+        return need.tokens if need is not None and workflow.unfinished <= need.unfinished else self.need(workflow)
 
     def _tokens(self, call: Call) -> float:
         """That the message has or will have; of a text that several workflows under way hold, its part."""

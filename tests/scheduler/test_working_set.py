@@ -85,3 +85,20 @@ def test_what_was_sent_in_pieces_needs_all_that_it_has() -> None:
     h.scheduler.release("", "w", ["text"], h.now)
     sets.forget(workflow)
     assert sets.need(workflow) == 63
+
+
+def test_what_is_replaced_call_by_call_is_estimated_again() -> None:
+    """The number of unfinished calls stays, and yet they are others."""
+    h = Harness(FakeRunner(5000), 5000, check=False)
+    h.submit(*(decode(f"small{i}", [3], max_tokens=2 + i) for i in range(20)))
+    workflow = h.scheduler.graph.workflow("", "w")
+    sets = h.scheduler._states.order._sets
+    assert sets.need(workflow) < 20 * 25
+    for i in range(20):
+        while f"small{i}" not in h.ended:
+            h.step()
+        h.submit(decode(f"large{i}", [3], max_tokens=400))
+        assert sets.need(workflow) <= 20 * 403
+    now = sets.need(workflow)
+    sets.forget(workflow)
+    assert now > 0.8 * sets.need(workflow) > 20 * 100
