@@ -203,7 +203,7 @@ class Steps:
         if call.spec.decode is not None and not call.sealed and not own.complete:
             spare = min(RUN, call.max_tokens - call.generated)
         try:
-            if not self._cache.acquire(needs, call, spare=spare):
+            if not self._cache.acquire(needs, call, spare=spare, sparing=self._states.order.sparing):
                 return False
         except NeverFitsError:
             # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.

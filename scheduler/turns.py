@@ -87,6 +87,12 @@ class Turns:
 
     # ---- beginning, and waiting again
 
+    @property
+    def sparing(self) -> bool:
+        """Whether a call may start only if that drops nothing that workflows under way are to read: while others run,
+        and will make room."""
+        return self._begun is not None and bool(self._running)
+
     def begin(self, workflow: Workflow, now: float) -> None:
         """A call of it has started."""
         if workflow.begun_at is None:

@@ -198,3 +198,19 @@ def test_nobody_waits_while_nothing_runs() -> None:
     submit(h, "other", *team("other", 150, 10))
     assert h.scheduler.schedule(h.now) is not None
     assert begun(h) == ["pieces", "other"]
+
+
+def test_texts_of_one_workflow_are_encoded_when_those_that_read_them_can_follow() -> None:
+    """More texts than fit at once, and each is read once: a text comes right before its reader, and does not drop
+    another that is still to be read."""
+    again = {}
+    for load_control in (True, False):
+        h = harness(600, load_control=load_control)
+        texts = [prefill(f"text{i}", [3 + i] * 60) for i in range(20)]
+        readers = [decode(f"a{i}", [5], f"w.text{i}", max_tokens=12) for i in range(20)]
+        submit(h, "w", *texts, *readers, decode("end", [7], *(f"w.a{i}" for i in range(20)), max_tokens=12))
+        h.run()
+        assert all(outcome.state is State.DONE for outcome in h.ended.values())
+        again[load_control] = reencoded(h)
+    assert again[True] == 0
+    assert again[False] > 120, again
