@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROTO_VENV := .venv-protos
 MYPY_FLOOR := 200
 
-.PHONY: demo test check serve bench protos clean
+.PHONY: demo test check serve bench protos tools clean
 
 demo: $(VENV)/.serve
 	$(BIN)/pavane demo
@@ -60,10 +60,18 @@ $(PROTO_VENV)/.ready:
 	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.71.2' 'mypy-protobuf==3.6.0' 'protobuf>=5.29,<6' 'setuptools<81'
 	touch $@
 
+# What some tests run against, from Debian's packages, unpacked here; without them these tests are skipped.
+tools: .tools/.ready
+.tools/.ready:
+	rm -rf .tools && mkdir .tools
+	cd .tools && (apt-get --quiet=2 download prometheus || (apt-get --quiet=2 update && apt-get --quiet=2 download prometheus))
+	cd .tools && dpkg --extract prometheus_*.deb . && rm prometheus_*.deb
+	touch $@
+
 PROTO_OUT ?= src
 protos: $(PROTO_VENV)/.ready
 	PATH=$(PROTO_VENV)/bin:$$PATH $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Isrc --python_out=$(PROTO_OUT) \
 		--grpc_python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(addprefix pavane/protos/v1/,pavane.proto admin.proto)
 
 clean:
-	rm -rf $(VENV) $(PROTO_VENV) build *.egg-info src/*.egg-info
+	rm -rf $(VENV) $(PROTO_VENV) .tools build *.egg-info src/*.egg-info

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -85,6 +86,16 @@ async def open_lab(
         server = await stack.enter_async_context(ServerProcess.serve(*flags, env={"OMP_NUM_THREADS": str(threads)}))
         started = [await stack.enter_async_context(start_peer(name, model, threads, slots)) for name in peers]
         yield Lab(Pavane(server.target), tuple(started), port, threads)
+
+
+@contextmanager
+def stopped_in_order() -> Iterator[None]:
+    """SIGTERM stops as Ctrl-C does: the servers are in sessions of their own and would outlive this process."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def arrivals(message: Message, began: float) -> list[Arrival]:

@@ -134,15 +134,19 @@ def verdict(name: str, value: float, bar: str, met: bool) -> str:
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as lines of text under one head."""
-    rows = [HEAD, *map(_row, figures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    rows.insert(1, tuple("-" * width for width in widths))
+    return columns([HEAD, *map(_row, figures)], LEFT)
+
+
+def columns(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Rows of equally many cells as lines of text, the first one as a head; the columns `left` hold words."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i in LEFT else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in ruled
     )
 
 

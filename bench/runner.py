@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pavane.bench.arguments import positive
-from pavane.bench.lab import Lab, open_lab
+from pavane.bench.lab import Lab, open_lab, stopped_in_order
 from pavane.bench.peers.peer import PACKAGES
 from pavane.bench.report import Figure, Report, cores, cpu, emit, say, table
 from pavane.models.default import default_model_path
@@ -61,12 +60,8 @@ def run(names: Sequence[str], args: argparse.Namespace, default_peers: Sequence[
     named = getattr(args, "peer", None) or default_peers or ()
     peers = [peer for peer in dict.fromkeys(named) if peer != NO_PEERS]
     began = time.monotonic()
-    # The servers are in sessions of their own and would outlive this process: stop as for Ctrl-C, in order.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
+    with stopped_in_order():
         about, reports = asyncio.run(_measure(benches, args, peers))
-    finally:
-        signal.signal(signal.SIGTERM, before)
     figures = [figure for report in reports for figure in report.figures]
     lines = "\n".join(["", *about, "", table(figures), "", _summary(figures, time.monotonic() - began)])
     if args.json == "-":

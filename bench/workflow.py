@@ -17,13 +17,12 @@ import argparse
 import asyncio
 import hashlib
 import importlib.metadata
-import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pavane.bench.arguments import positive
-from pavane.bench.lab import open_lab
+from pavane.bench.lab import open_lab, stopped_in_order
 from pavane.bench.peers.completions import Completions
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES, Peer, check_installed, start_peer
@@ -33,7 +32,8 @@ from pavane.bench.server_process import ServerFailed
 from pavane.bench.workflows.cases import Case, make_cases, with_problem
 from pavane.bench.workflows.figures import all_figures
 from pavane.bench.workflows.journal import Journal
-from pavane.bench.workflows.records import MODES, Recording, Setup, Trouble, as_line
+from pavane.bench.workflows.lines import as_line
+from pavane.bench.workflows.records import MODES, Recording, Setup, Trouble
 from pavane.bench.workflows.session import measure, recorded
 from pavane.models.default import default_model_path
 
@@ -70,14 +70,10 @@ def run(args: argparse.Namespace) -> int:
     cases = make_cases(args.workflow, args.sizes, args.problems, args.problem, small=args.quick)
     journal = Journal(None if args.json in (None, "-") else Path(args.json))
     model = args.model or default_model_path()
-    if journal.begin(_setup(model, args)):
+    if journal.begin(make_setup(model, args)):
         say(f"  {args.json} goes on")
-    # The servers are in sessions of their own and would outlive this process: stop as for Ctrl-C, in order.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
+    with stopped_in_order():
         asyncio.run(_measure(cases, modes, journal, model, args))
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return _conclude(journal, cases, args)
 
 
@@ -94,7 +90,8 @@ async def _measure(
                 await measure(lab, journal, case, recording, [*modes, *peers], args.repeat, bos=bos)
 
 
-def _setup(model: Path, args: argparse.Namespace) -> Setup:
+def make_setup(model: Path, args: argparse.Namespace) -> Setup:
+    """What all runs of a file have in common, from the command line."""
     files = [model] if model.is_file() else [*model.glob("*")]
     return Setup(
         model=model.name,

@@ -140,8 +140,8 @@ def _check_node(node: Node, capacity: int) -> None:
         fact = "more KV than tokens"
     elif filled > capacity:
         fact = "more KV than slots"
-    elif filled > node.known:
-        fact = "more KV than was ever computed"
+    elif not filled <= node.known <= size:
+        fact = "less was ever computed than has KV, or more than there is"
     elif extents is not None and not extents:
         fact = "an empty list of extents"
     elif node.owner is not None and filled == size:

@@ -20,7 +20,9 @@ from pavane.cache.trees import Trees, common
 
 CUT_KEEPS = 64  # a node is dropped in part only if at least so many tokens stay
 
-Change = Literal["stored", "evicted"]
+# KV of a node was computed into slots, dropped from slots, dropped there while a tier keeps it, fetched from the tier,
+# or dropped from a tier while it is in no slots.
+Change = Literal["stored", "evicted", "left", "came", "lost"]
 
 
 class NeverFitsError(Exception):
@@ -39,9 +41,8 @@ class GraphCache:
     `absolute` keeps equal contexts apart that start at different offsets: their encodings are equal only up to
     rounding, which batch-invariant serving does not accept. `eviction` is the order in which KV is dropped: "graph"
     (eviction.py), or the "lru" of everything that no running call uses, as the baseline to compare with.
-    `on_change` is called with ("stored" | "evicted", node, tokens) when a node that lookups find has all its KV, and
-    when such KV is dropped: `tokens` of it, the node's last ones. Splitting a node is no change. It must not change the
-    cache.
+    `on_change` is called with (change, node, tokens) when a node that lookups find has all its KV, and when such KV is
+    dropped: `tokens` of it, the node's last ones. Splitting a node is no change. It must not change the cache.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class GraphCache:
         self.evicted_tokens = [0] * len(LEVELS)
         self.on_change = on_change
         self.tier = tier
+        if tier is not None:
+            tier.on_lost = self._lost
         self._trees = Trees(bos_id=bos_id, identity=identity, absolute=absolute, on_split=self._split)
         self._idle = Idle(eviction)
         self._cuts = eviction == "graph"
@@ -337,8 +340,8 @@ class GraphCache:
             node.known = max(node.known, node.filled)
         if node.owner is self.tier:
             node.owner = None
-        if node.complete:
-            self._stored(node)
+        if node.complete and node.indexed and self.on_change is not None:
+            self.on_change("came", node, len(node))
         self._unlock(Span(node, node.lo))
         if node.locks == 0:
             self._settle(node)
@@ -395,7 +398,7 @@ class GraphCache:
         self._held(node, -length_of(extents))
         node.filled = 0
         if self.on_change is not None and node.indexed:
-            self.on_change("evicted", node, len(node))
+            self.on_change("left" if node.covered else "evicted", node, len(node))
         self._trees.prune(node)
         return extents
 
@@ -471,6 +474,11 @@ class GraphCache:
     def _evicted(self, node: Node, tokens: int) -> None:
         if self.on_change is not None and tokens:
             self.on_change("evicted", node, tokens)
+
+    def _lost(self, node: Node) -> None:
+        """A tier that had all of `node` gives it up."""
+        if self.on_change is not None and node.indexed:
+            self.on_change("lost", node, len(node))
 
     def _fold(self, own: Node, twin: Node, needs: list[Span]) -> None:
         """`twin` has the same tokens and KV as `own`, the first part of a branch: it takes its place."""

@@ -20,7 +20,7 @@ class Keep(IntEnum):
     NONE = 0  # nobody; a lookup may find it
     IDLE = 1  # a message of a workflow that waits for a person or a tool
     HELD = 2  # a message of an active workflow, without declared readers
-    LATER = 3  # a declared reader, whose workflow waits for its turn
+    LATER = 3  # a declared reader, which is still to come, or whose workflow waits for its turn
     SOON = 4  # a declared reader, whose workflow is under way
     PINNED = 5  # somebody asked for it
 

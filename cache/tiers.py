@@ -7,6 +7,7 @@ evicted again for nothing. The tier takes whole pages and gives up what was used
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,6 +57,7 @@ class Tier:
         self.entries: OrderedDict[bytes, Entry] = OrderedDict()  # what was used longest ago first
         self.flying: dict[int, Coming] = {}  # by ticket
         self.kept_tokens = self.fetched_tokens = self.failed = 0  # since the start
+        self.on_lost: Callable[[Node], None] | None = None  # a node whose KV is nowhere else loses its whole copy
         self._page_tokens = page_tokens
         self._tickets = 0
         self._drops: dict[bytes, None] = {}
@@ -88,6 +90,16 @@ class Tier:
         entry.nodes.add(node)
         node.copy = Copy(entry, 0, count)
         return lost
+
+    @property
+    def capacity(self) -> int:
+        """In tokens."""
+        return self.pages * self._page_tokens
+
+    @property
+    def used(self) -> int:
+        """In tokens, of whole pages."""
+        return (self.pages - self.free) * self._page_tokens
 
     def fetch(self, node: Node) -> None:
         """Its copy is moved into the slots that it has now."""
@@ -130,6 +142,8 @@ class Tier:
         nodes = list(entry.nodes)
         entry.nodes.clear()
         for node in nodes:
+            if node.covered and self.on_lost is not None:
+                self.on_lost(node)
             node.copy = None
         return nodes
 

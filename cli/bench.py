@@ -12,6 +12,7 @@
   pavane bench stream                                     tokens delivered, against a bare gRPC server
   pavane bench secure                                     tokens delivered with TLS and API keys, against without
   pavane bench memory                                     resident size, at start and after 1,000 calls
+  pavane bench pressure                                   what a pool of a third of the need does to answers
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
 
 Each starts the servers it needs on free ports and stops them. Ratios within one run are what to look at. A bar that is
@@ -37,7 +38,8 @@ from pavane.bench.workflows.journal import JournalFailed
 from pavane.cli.extras import UsageError
 
 ALL = "all"
-ALONE = ("workflow", "stream", "secure", "memory", "sched")  # they start servers of their own, if any
+# they start servers of their own, if any
+ALONE = ("workflow", "stream", "secure", "memory", "pressure", "sched")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,10 @@ class Connection(TypedDict):
     api_key: str
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """--server, --namespace, and what makes the connection safe."""
-    add_connection_arguments(parser)
+def add_server_arguments(parser: argparse.ArgumentParser, *, own: bool = False) -> None:
+    """--server, --namespace, and what makes the connection safe. `own`: without --server the command starts a server,
+    and the option's value is None."""
+    add_connection_arguments(parser, own=own)
     parser.add_argument(
         "--namespace",
         default="",
@@ -30,9 +31,14 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+def add_connection_arguments(
+    parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ, *, own: bool = False
+) -> None:
     """--server, TLS and the API key; the files and the key have variables."""
-    parser.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="default: %(default)s")
+    server = None if own else "localhost:50051"
+    parser.add_argument(
+        "--server", default=server, metavar="HOST:PORT", help=f"default: {server or 'a server of its own'}"
+    )
     parser.add_argument(
         "--api-key",
         default=environment.get("PAVANE_API_KEY", ""),

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "what a graph of calls would cost; nothing runs",
     "keys": "make API keys",
     "bench": "measure",
+    "eval": "how good the answers of a workflow are, and what reuse does to them",
     "report": "make a page of what was measured",
 }
 

@@ -68,6 +68,8 @@ def show(console: Console, graph: Graph, plan: Plan, info: ServerInfo) -> None:
     console.print(Text(f"* longest chain: {' → '.join(plan.critical_path)}"))
     if any(call.finish == "length" for call in plan.calls):
         console.print(Text("~ assumed: a sampled answer may end earlier", style="dim"))
+    for group, winners in plan.assumed_winners.items():
+        console.print(Text(f"~ assumed: the first of {group} are {', '.join(winners)}", style="dim"))
     for call in plan.calls:
         if call.error:
             console.print(Text(f"{call.id}: {call.error}", style="red"))

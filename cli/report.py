@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pavane.bench.evals.summary import divergence
 from pavane.bench.page.page import page
 from pavane.bench.workflows.figures import all_figures
 from pavane.bench.workflows.journal import Journal, JournalFailed, read
@@ -32,11 +33,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     if not journal.recordings:
         raise UsageError(f"{args.files[0]} has no runs; it must be a file of pavane bench workflow --json")
-    divergence: dict[str, dict[tuple[str, str], float]] = {}
+    try:
+        moved = divergence(Journal.of(read(args.eval))) if args.eval else {}
+    except JournalFailed as error:
+        raise UsageError(str(error)) from error
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         target = args.output / "index.html"
-        target.write_text(page(journal, all_figures(journal), divergence), encoding="utf-8")
+        target.write_text(page(journal, all_figures(journal), moved), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write to {args.output}: {error}") from error
     print(target)

@@ -15,9 +15,10 @@ NARROWEST = 60
 LABEL = 9  # columns of what a row is about
 BAR = 16
 TENANTS = 4  # namespaces with a bar of their own, at most
-NAMES = 22  # columns for tenant and workflow, at least
-COLUMNS = {
-    "RUN": 4, "QUEUE": 5, "BLOCK": 5, "DONE": 5, "TOKENS": 6, "STORED": 6, "SPENT": 6, "BUDGET": 6, "IDLE": 5,
+NAMES = 16  # columns for tenant and workflow, at least
+COLUMNS = {  # HOST only where there is such a tier
+    "RUN": 4, "QUEUE": 5, "BLOCK": 5, "DONE": 5,
+    "TOKENS": 6, "STORED": 6, "HOST": 5, "SPENT": 6, "BUDGET": 6, "IDLE": 5,
 }  # fmt: skip
 Part = tuple[int, str, str]  # size, what it is, its style
 
@@ -97,7 +98,9 @@ class _View:
         for tier in stats.tiers:
             if tier.name != "slots":
                 parts = ((tier.used, "used", "magenta"), (max(0, tier.capacity - tier.used), "free", "dim"))
-                rows.append(self._bar(tier.name, parts, f"of {short(tier.capacity)}"))
+                size = tier.capacity * tier.bytes_per_token
+                moved = f"{short(tier.kept_tokens)} in, {short(tier.fetched_tokens)} out"
+                rows.append(self._bar(tier.name, parts, f"of {short(tier.capacity)}, {_bytes(size)} · {moved}"))
         if len(stats.namespaces) > 1 or (stats.namespaces and stats.namespaces[0][0]):
             for name, held in stats.namespaces[:TENANTS]:
                 width = self._width - LABEL - 24
@@ -118,16 +121,19 @@ class _View:
         """The title, and as many as `room` has rows for."""
         if not self._frame.workflows:
             return [Text("no workflow is open", style="dim")]
-        names = max(NAMES, self._width - sum(COLUMNS.values()) - len(COLUMNS) - 1)
+        host = any(tier.name == "host" for tier in self._stats.tiers)
+        columns = {head: width for head, width in COLUMNS.items() if host or head != "HOST"}
+        names = max(NAMES, self._width - sum(columns.values()) - len(columns) - 1)
         tenant = names * 2 // 5
-        heads = "".join(f" {head:>{width}}" for head, width in COLUMNS.items())
+        heads = "".join(f" {head:>{width}}" for head, width in columns.items())
         title = f"{'TENANT':{tenant}} {'WORKFLOW':{names - tenant}}{heads}"
         rows = [Text(title, style="reverse")]
         for w in self._frame.workflows[:room]:
             budget = short(w.budget_tokens) if w.budget_tokens else "-"
-            states = [short(n) for n in (w.calls.running, w.calls.queued, w.calls.blocked, w.calls.done)]
-            values = (*states, short(w.tokens), short(w.tokens_in_slots), short(w.spent_tokens), budget, _span(w.idle))
-            cells = "".join(f" {value:>{width}}" for value, width in zip(values, COLUMNS.values(), strict=True))
+            counts = (w.calls.running, w.calls.queued, w.calls.blocked, w.calls.done, w.tokens, w.tokens_in_slots)
+            below = (w.tokens_on_host,) if host else ()
+            values = (*map(short, (*counts, *below, w.spent_tokens)), budget, _span(w.idle))
+            cells = "".join(f" {value:>{width}}" for value, width in zip(values, columns.values(), strict=True))
             line = f"{_clip(w.namespace or '-', tenant):{tenant}} {_clip(w.id, names - tenant):{names - tenant}}{cells}"
             rows.append(Text(line, style="" if w.calls.unfinished else "dim"))
         return rows

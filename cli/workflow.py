@@ -27,7 +27,7 @@ from rich.text import Text
 
 from pavane.bench.server_process import ServerFailed
 from pavane.cli.board import make_board
-from pavane.cli.connect import no_server
+from pavane.cli.connect import Connection, add_server_arguments, connection, no_server
 from pavane.cli.console import PavaneConsole
 from pavane.cli.extras import UsageError
 from pavane.cli.lanes import Lanes
@@ -79,10 +79,8 @@ def _add_kind(parser: argparse.ArgumentParser, kind: Kind[Any, Any]) -> None:
     how.add_argument("--equal-lengths", action="store_true", help="ignore the end of turn: all answers at full length")
     how.add_argument("--prompts", type=Path, metavar="FILE", help="TOML with all prompts; see --print-prompts")
     how.add_argument("--print-prompts", action="store_true", help="print the workflow's own prompts as TOML and stop")
-    where = parser.add_argument_group("where")
-    where.add_argument("--server", "--target", metavar="HOST:PORT", help="a running server; default: starts one")
-    where.add_argument("--namespace", default="", help="tenant whose encodings are seen and shared; default: none")
-    where.add_argument("--model", metavar="MODEL", help="for the server that it starts; default: the small model")
+    parser.add_argument("--model", metavar="MODEL", help="for a server of its own; default: the small model")
+    add_server_arguments(parser, own=True)
     parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
 
 
@@ -126,12 +124,17 @@ async def _run(
     console.print(Text.assemble((kind.name, "bold"), f"  {setting.fidelity}, {setting.layout}; {how}"))
     console.print(Text(problem.text(), style="dim"), end="\n\n")
     async with AsyncExitStack() as stack:
-        target = args.server or await stack.enter_async_context(own_server(console, args.model))
-        client = await stack.enter_async_context(Client(target, namespace=args.namespace))
+        if args.server is None:
+            reach = Connection(
+                target=await stack.enter_async_context(own_server(console, args.model)), tls=None, api_key=""
+            )
+        else:
+            reach = connection(args)
+        client = await stack.enter_async_context(Client(**reach, namespace=args.namespace))
         try:
             await client.server_info()
         except Unavailable as error:
-            raise no_server(target, error) from error
+            raise no_server(reach["target"], error) from error
         with make_board(console, keep=True) as board:
             lanes = Lanes(board)
             outcome = await kind.run(client, problem, sizes, setting, lanes)
@@ -141,17 +144,18 @@ async def _run(
 
 
 def _problem(kind: Kind[Any, Any], args: argparse.Namespace) -> Problem:
+    problem: Problem
     if args.problem is None:
-        problem: Problem = kind.sample_problems()[0]
-        return problem
-    if not args.problem.startswith("@"):
-        made: Problem = kind.problem.from_text(args.problem)
-        return made
-    path = Path(args.problem[1:])
-    problems: list[Problem] = load_problems(path, kind.problem)
-    if not 1 <= args.line <= len(problems):
-        raise ValueError(f"--line is {args.line}, but {path} has {len(problems)} problems")
-    return problems[args.line - 1]
+        problem = kind.sample_problems()[0]
+    elif not args.problem.startswith("@"):
+        problem = kind.problem.from_text(args.problem)
+    else:
+        path = Path(args.problem[1:])
+        problems = load_problems(path, kind.problem)
+        if not 1 <= args.line <= len(problems):
+            raise ValueError(f"--line is {args.line}, but {path} has {len(problems)} problems")
+        problem = problems[args.line - 1]
+    return problem
 
 
 def _sizes(kind: Kind[Any, Any], args: argparse.Namespace) -> Sizes:

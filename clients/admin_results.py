@@ -22,6 +22,10 @@ def _plain(cls: Any, message: Proto, /, **rest: object) -> dict[str, Any]:
     return {**rest, **{k: seconds(v) if isinstance(v, Duration) else v for k, v in own.items()}}
 
 
+def _tier(number: int) -> str:
+    return enum_name(pb.Tier.DESCRIPTOR, "TIER_", number)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
     """Tokens by what was done for them, as in receipts."""
@@ -81,23 +85,29 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A place for KV: "slots" is the pool that attention reads."""
+    """A place for KV: "slots" is the pool that attention reads, "host" memory from where it is moved there.
+    `kept_tokens` were moved to the host since the start, `fetched_tokens` from there; `failed_moves` are those that
+    failed."""
 
     name: str
     capacity: int
     used: int
     bytes_per_token: int
+    kept_tokens: int
+    fetched_tokens: int
+    failed_moves: int
 
     @classmethod
     def of(cls, message: pb.TierUse) -> Self:
         """From the wire."""
-        return cls(**_plain(cls, message, name=enum_name(pb.Tier.DESCRIPTOR, "TIER_", message.tier)))
+        return cls(**_plain(cls, message, name=_tier(message.tier)))
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """A server at one moment. slots_free + slots_idle + slots_locked = slots; idle ones may be evicted. `recent` covers
-    the last `recent_window`. `namespaces` are the slots that each holds, the largest first."""
+    the last `recent_window`. `namespaces` are the slots that each holds, the largest first. `evicted_tokens` lost their
+    slots since the start."""
 
     uptime: float
     workflows: int
@@ -106,6 +116,7 @@ class Stats:
     slots_free: int
     slots_idle: int
     slots_locked: int
+    evicted_tokens: int
     tiers: tuple[Tier, ...]
     namespaces: tuple[tuple[str, int], ...]
     since_start: Activity
@@ -131,6 +142,7 @@ class Stats:
             slots_free=slots.free,
             slots_idle=slots.idle,
             slots_locked=slots.locked,
+            evicted_tokens=slots.evicted_tokens,
             tiers=tuple(map(Tier.of, slots.tiers)),
             namespaces=tuple((n.namespace, n.slots) for n in slots.namespaces),
             since_start=Activity.of(message.since_start),
@@ -155,6 +167,7 @@ class WorkflowStats:
     calls: CallCounts
     tokens: int
     tokens_in_slots: int
+    tokens_on_host: int
     slots: int
     budget_tokens: int
     spent_tokens: int
@@ -198,7 +211,8 @@ class MessageStats:
 
 @dataclass(frozen=True, slots=True)
 class CacheEvent:
-    """`kind` is "stored", "evicted" or "moved". Ids are empty where the server does not know them."""
+    """`kind` is "stored", "evicted" or "moved". `source` and `target` are the names of tiers; what is stored comes from
+    nowhere, "", and what is evicted goes there. Ids are empty where the server does not know them."""
 
     kind: str
     namespace: str
@@ -207,12 +221,14 @@ class CacheEvent:
     content_key: bytes
     tokens: int
     sequence: int
+    source: str
+    target: str
 
     @classmethod
     def of(cls, message: pb.CacheEvent) -> Self:
         """From the wire."""
         kind = enum_name(pb.CacheEventKind.DESCRIPTOR, "CACHE_EVENT_KIND_", message.kind)
-        return cls(**_plain(cls, message, kind=kind))
+        return cls(**_plain(cls, message, kind=kind, source=_tier(message.source), target=_tier(message.target)))
 
 
 @dataclass(frozen=True, slots=True)

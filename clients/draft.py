@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call
@@ -15,12 +15,13 @@ from pavane.protos.v1 import pavane_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What calls would cost. `calls` are those that are new, parents first: "done" or "failed" (see `error`), with
-    start, finish and a receipt without times, and no text. Where `finish` is "length", the number of generated tokens
-    is assumed. `total` is the sum of their receipts.
+    """What calls would cost. `calls` are those that are new, parents first: "done", "failed" or, with the rest of a
+    group, "cancelled" (see `error`), with start, finish and a receipt without times, and no text. Where `finish` is
+    "length", the number of generated tokens is assumed. `total` is the sum of their receipts.
 
     The rest is of all unfinished calls of the workflow: the most slots in use at one time, bytes of K and V that steps
-    read, and the ids of the chain of calls with the longest work.
+    read, and the ids of the chain of calls with the longest work. `assumed_winners`: of each group that is open, the
+    members that were assumed to be first; all of it holds only if they are.
     """
 
     calls: tuple[Result, ...]
@@ -28,6 +29,7 @@ class Plan:
     peak_slots: int
     kv_bytes_read: int
     critical_path: tuple[str, ...]
+    assumed_winners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Draft:
@@ -57,7 +59,7 @@ class Draft:
         return self._add(decode_call(self._new_id(options.get("id")), self._edges(parents), options))
 
     def group(self, *members: str | Parent, need: int, cancel_rest: bool = False, id: str | None = None) -> Edge:
-        """As `Workflow.group`. Which members come first only a run can tell: the server refuses to plan it."""
+        """As `Workflow.group`. Which members come first only a run can tell: see `Plan.assumed_winners`."""
         made = group_message(self._new_id(id), self._edges(members), need, cancel_rest)
         self._groups.append(made)
         return Edge(made.id)
@@ -74,6 +76,7 @@ class Draft:
             answer.peak_slots,
             answer.kv_bytes_read,
             tuple(answer.critical_path),
+            {group.group_id: tuple(group.winners) for group in answer.assumed_winners},
         )
 
     def _add(self, call: pb.Call) -> Edge:

@@ -40,6 +40,18 @@ class ModelConfig:
     qk_norm: bool
     window: int | None
 
+    @property
+    def flops_per_row(self) -> int:
+        """Operations of one token's products with the weights of all layers; the output projection is left out."""
+        query, kv = self.num_heads * self.head_dim, 2 * self.num_kv_heads * self.head_dim
+        attention = self.hidden_size * (2 * query + kv)
+        return 2 * self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def flops_per_key(self) -> int:
+        """Operations of one token's attention to one key: its score and its value, in all heads and layers."""
+        return 4 * self.num_layers * self.num_heads * self.head_dim
+
 
 @dataclass(frozen=True)
 class Window:

@@ -2,8 +2,8 @@
 
 The merge of a row's segments by log-sum-exp knows what each of them weighs. So a call that asks has its parents laid
 out as segments of their own instead of by their frames, which costs merges, and reads nothing together with others.
-What is averaged are the rows that its tokens are chosen after: of n tokens the last one of the header and the first
-n - 1 of the content.
+What is averaged are the rows that its tokens are chosen after, the one that ends the turn too: the last row of the
+header, and those of the content but the last.
 """
 
 from __future__ import annotations

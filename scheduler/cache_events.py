@@ -11,17 +11,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal
 
 from pavane.cache import Node
+from pavane.cache.graph import Change
 from pavane.scheduler.calls import Call
 from pavane.scheduler.introspection import SLICE
 from pavane.scheduler.scheduler import Scheduler
 
 KEPT = 8192
 BRANCHES = 32  # of a path that are searched for a message
-
-Kind = Literal["stored", "evicted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class CacheChange:
     final."""
 
     sequence: int
-    kind: Kind
+    kind: Change
     namespace: str
     workflow_id: str
     message_id: str
@@ -91,7 +89,7 @@ class CacheEvents:
         self._changed.clear()
         await self._changed.wait()
 
-    def _record(self, kind: Kind, node: Node, tokens: int) -> None:
+    def _record(self, kind: Change, node: Node, tokens: int) -> None:
         maker = node.owner if isinstance(node.owner, Call) else self._decode(node)
         if maker is not None:
             self._name(maker)
@@ -101,7 +99,7 @@ class CacheEvents:
         self._last += 1
         change = CacheChange(self._last, kind, node.context.namespace, workflow_id, message_id, node.key, tokens)
         self._ring.append(change)
-        if kind == "evicted" and not node.refs:
+        if kind in ("evicted", "lost") and not node.refs:
             self._names.pop(node, None)
         self._changed.set()
 

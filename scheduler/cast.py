@@ -1,4 +1,4 @@
-"""Who takes part in a preview: the new calls, and copies of those that the workflow has not ended."""
+"""Who takes part in a preview: the new calls and groups, and copies of those that the workflow has not ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 
 from pavane.scheduler.calls import Call, Group, Workflow
 from pavane.scheduler.estimates import Estimates
-from pavane.scheduler.spec import CallSpec, Finish, State
+from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, State
 
 ASSUMED_TOKENS = 256  # of an answer without max_tokens
 
@@ -24,12 +24,13 @@ class Cast:
     assumed: int | None
     now: float
     calls: list[Call] = field(default_factory=list)  # copies of unfinished ones, then the new ones; parents first
+    groups: dict[str, Group] = field(default_factory=dict)  # that were open when the preview began, by id
     _known: dict[str, Call] = field(default_factory=dict)  # the same by id, and what the step that runs completes
     _originals: dict[Call, Call] = field(default_factory=dict)  # what the copies are copies of
     _placeholders: count[int] = field(default_factory=lambda: count(-1, -1))
 
-    def enter(self, specs: Sequence[CallSpec]) -> list[Call]:
-        """All take part from now on; returns the new ones."""
+    def enter(self, specs: Sequence[CallSpec | GroupSpec]) -> list[Call]:
+        """All take part from now on; returns the new calls. Parents and members come before those that read them."""
         copies: dict[Call, Call] = {}
         serial = 0
         for original in self.workflow.calls.values():
@@ -40,10 +41,18 @@ class Cast:
                 copies[original] = self._known[original.id] = replace(original, state=State.DONE, children={})
             elif not original.state.ended:
                 parents = [copies.get(parent, parent) for parent in original.parents]
-                copy = copies[original] = self._add(original.spec, original.serial, parents, original.groups)
+                groups = [self._group(group) for group in original.groups]
+                copy = copies[original] = self._add(original.spec, original.serial, parents, groups)
                 copy.work, copy.chain = original.work, original.chain
                 self._originals[copy] = original
-        fresh = [self._add(spec, serial + i, *self._named(spec)) for i, spec in enumerate(specs, start=1)]
+        for group in self.workflow.groups.values():
+            self._group(group)
+        fresh = []
+        for i, spec in enumerate(specs, start=1):
+            if isinstance(spec, GroupSpec):
+                self.groups[spec.id] = Group(spec, self.workflow, [self._call(name) for name in spec.members])
+            else:
+                fresh.append(self._add(spec, serial + i, *self._named(spec)))
         for call in fresh:
             self.estimates.link(call, self.limit)
         return fresh
@@ -52,18 +61,33 @@ class Cast:
         """The parents, and the groups among them, of which only the winners count."""
         names = [edge.id for edge in spec.parents]
         names += [spec.copy_of] if spec.copy_of is not None else []
-        groups = [self.workflow.groups[name] for name in names if name in self.workflow.groups]
-        parents = dict.fromkeys(
-            self._known.get(name) or self.workflow.calls[name] for name in names if name not in self.workflow.groups
-        )
+        known = self.workflow.groups | self.groups
+        groups = [known[name] for name in names if name in known]
+        parents = dict.fromkeys(self._call(name) for name in names if name not in known)
         parents |= dict.fromkeys(winner for group in groups for winner in group.winners)
         return list(parents), groups
+
+    def _call(self, name: str) -> Call:
+        return self._known.get(name) or self.workflow.calls[name]
+
+    def _group(self, group: Group) -> Group:
+        """The copy that takes part, of a group that is open."""
+        if not group.open:
+            return group
+        if group.id not in self.groups:
+            members = [self._known.get(member.id, member) for member in group.members]
+            self.groups[group.id] = Group(group.spec, self.workflow, members)
+        return self.groups[group.id]
 
     def _add(self, spec: CallSpec, serial: int, parents: list[Call], groups: list[Group]) -> Call:
         call = Call(spec, self.workflow, serial, self.now, parents=parents, groups=groups)
         for parent in parents:
             if not parent.state.ended:
                 parent.children[call] = None
+                call.pending += 1
+        for group in groups:
+            if group.open:
+                group.children[call] = None
                 call.pending += 1
         self._known[call.id] = call
         self.calls.append(call)
@@ -92,6 +116,15 @@ class Cast:
         if not decode.one_pass:
             rest = decode.forced or tuple(next(self._placeholders) for _ in range(call.generated))
             call.tokens.extend((*begun, *rest[len(begun) :], *decode.trailer))
+
+    def stop(self, call: Call, generated: int) -> None:
+        """The call ends before its time, with so many tokens; a decode that has them all lacks nothing but their KV."""
+        if generated:
+            call.first_token_at = self.now
+        decode = call.spec.decode
+        if decode is not None and not decode.one_pass and generated < call.generated:
+            call.generated, call.trailer, call.finish = generated, 0, None
+            call.content_end = call.content_begin + generated
 
     def begun(self, call: Call) -> Sequence[int]:
         """What a call that runs has generated by now."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from time import monotonic
 
 from pavane.kernels.batch import Batch, Runner, StepResult
@@ -23,7 +24,24 @@ from pavane.scheduler.spec import CallSpec, Event, GroupSpec, Outcome, Receipt
 log = logging.getLogger(__name__)
 
 Publish = Callable[[dict[tuple[str, str], list[Event]]], None]
-Observe = Callable[[Batch, float, float], None]  # the step, its seconds, those of its forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class StepParts:
+    """Seconds of a step: on the loop before the runner is waited for, waiting for it, after it; and of the forward
+    pass, which may have begun before this step did."""
+
+    plan: float
+    wait: float
+    commit: float
+    forward: float
+
+    @property
+    def whole(self) -> float:
+        return self.plan + self.wait + self.commit
+
+
+Observe = Callable[[Batch, StepParts], None]
 
 IDLE_CHECK_S = 1.0  # an idle engine looks for expired workflows this often
 
@@ -203,6 +221,7 @@ class Engine:
             if batch is None or running is None:
                 await self._sleep()
                 continue
+            planned = monotonic()
             try:
                 result = await self._result(running)
             except StepHangsError:
@@ -212,12 +231,14 @@ class Engine:
                 if kept != []:
                     scheduler.fail_step(f"the model runner failed: {error}", monotonic())
             else:
+                computed = monotonic()
                 if result.moved is not None:
                     scheduler.moved(result.moved)
                 if kept != []:
                     scheduler.commit(result if kept is None else result.only(kept), monotonic())
                 if batch.n_rows:
-                    self._observe(batch, monotonic() - began, result.forward_s)
+                    committed = monotonic() - computed
+                    self._observe(batch, StepParts(planned - began, computed - planned, committed, result.forward_s))
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
 

@@ -68,8 +68,13 @@ class Footprint:
 
     def end(self, call: Call, length: int) -> None:
         """A decode has all of its `length` tokens."""
+        self._held += length
+        self.drop(call)
+
+    def drop(self, call: Call) -> None:
+        """A decode is cancelled: nothing of its own stays."""
         tail = self._tails.pop(call)
-        self._held += length - tail.header
+        self._held -= tail.header
         for node in chain.from_iterable(span.upwards() for span in tail.inputs):
             self._reading[node] -= 1
             if not self._reading[node]:

@@ -245,8 +245,8 @@ class Graph:
         decode = spec.decode
         self._check_length(spec)
         tokens = (*spec.tokens, *(decode.forced if decode else ()))
-        wrong = next((t for t in tokens if not 0 <= t < limits.vocab_size), None)
-        if wrong is not None:
+        if tokens and not (min(tokens) >= 0 and max(tokens) < limits.vocab_size):
+            wrong = next(t for t in tokens if not 0 <= t < limits.vocab_size)
             raise RequestError(
                 Reason.INVALID_TOKENS, f"call {spec.id!r}: token id {wrong} is not in 0..{limits.vocab_size - 1}", ids
             )

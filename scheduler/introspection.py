@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from pavane.cache import Node, length_of
+from pavane.cache import Node, Tier, length_of
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import State
@@ -36,13 +36,27 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class SlotStats:
-    """free + idle + locked = total; what the namespaces hold, the largest first, is idle + locked."""
+    """free + idle + locked = total; what the namespaces hold, the largest first, is idle + locked. `evicted` counts
+    since the start: into a tier, or for good."""
 
     total: int
     free: int
     idle: int
     locked: int
     namespaces: tuple[tuple[str, int], ...]
+    evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostStats:
+    """Of the tier below the slots, in tokens: its pages, and what was moved there, and from there, since the start.
+    `failed` counts moves that failed."""
+
+    capacity: int
+    used: int
+    kept: int
+    fetched: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class EngineStats:
     workflows: int
     calls: CallCounts
     slots: SlotStats
+    host: HostStats | None
     since_start: Activity
     recent: Activity
     recent_window: float
@@ -69,6 +84,7 @@ class WorkflowStats:
     calls: CallCounts
     tokens: int
     tokens_in_slots: int
+    tokens_on_host: int
     slots: int
     budget: int
     spent: int
@@ -89,6 +105,7 @@ class MessageStats:
     decode: bool
     tokens: int
     tokens_in_slots: int
+    tokens_on_host: int
     readers_left: int
     pinned: bool
     parents: tuple[str, ...]
@@ -111,7 +128,15 @@ class Inspector:
             uptime=now - tally.started_at,
             workflows=len(self._scheduler.graph.workflows),
             calls=_call_counts(self._scheduler.counts),
-            slots=SlotStats(total, free, idle, total - free - idle, tuple(cache.slots_held.most_common())),
+            slots=SlotStats(
+                total,
+                free,
+                idle,
+                total - free - idle,
+                tuple(cache.slots_held.most_common()),
+                sum(cache.evicted_tokens),
+            ),
+            host=_host(cache.tier),
             since_start=tally.since_start(),
             recent=tally.recent(now),
             recent_window=tally.window(now),
@@ -142,15 +167,22 @@ class Inspector:
         return _messages(calls[begin : begin + count], now)
 
 
+def _host(tier: Tier | None) -> HostStats | None:
+    if tier is None:
+        return None
+    return HostStats(tier.capacity, tier.used, tier.kept_tokens, tier.fetched_tokens, tier.failed)
+
+
 def _workflow(workflow: Workflow, now: float) -> Iterator[WorkflowStats | None]:
     states: Counter[State] = Counter()
     seen: set[Node] = set()
-    tokens = stored = slots = 0
+    tokens = stored = below = slots = 0
     for i, call in enumerate(list(workflow.calls.values()), 1):
         states[call.state] += 1
         tokens += _length(call)
         for node in _nodes(call):
             stored += node.filled
+            below += _copied(node)
             if node not in seen:
                 seen.add(node)
                 slots += length_of(node.extents or [])
@@ -163,6 +195,7 @@ def _workflow(workflow: Workflow, now: float) -> Iterator[WorkflowStats | None]:
         calls=_call_counts(states),
         tokens=tokens,
         tokens_in_slots=stored,
+        tokens_on_host=below,
         slots=slots,
         budget=workflow.budget,
         spent=workflow.spent,
@@ -183,6 +216,7 @@ def _messages(calls: list[Call], now: float) -> Iterator[MessageStats | None]:
             decode=call.spec.decode is not None,
             tokens=_length(call),
             tokens_in_slots=sum(node.filled for node in _nodes(call)),
+            tokens_on_host=sum(map(_copied, _nodes(call))),
             readers_left=call.unfinished_readers,
             pinned=call.spec.retention.pin,
             parents=tuple(edge.id for edge in call.spec.parents),
@@ -196,6 +230,11 @@ def _messages(calls: list[Call], now: float) -> Iterator[MessageStats | None]:
 def _length(call: Call) -> int:
     """Tokens; those that it was given while it waits for its parents."""
     return len(call.tokens) or len(call.spec.tokens)
+
+
+def _copied(node: Node) -> int:
+    """Its tokens in the tier below the slots."""
+    return node.copy.length if node.copy is not None else 0
 
 
 def _nodes(call: Call) -> Iterator[Node]:

@@ -17,13 +17,14 @@ class Lifetimes:
         self._cache = cache
 
     def accepted(self, call: Call) -> None:
-        """A new call: those it reads have a reader more."""
+        """A new call: those it reads have a reader more, of whom a score was none that was declared."""
         call.keep = self._level(call)
         workflow = call.workflow
         workflow.grows |= call.expected_readers > 0
         for parent in call.parents:
-            workflow.grows |= parent.state.ended
-            parent.expected_readers = max(0, parent.expected_readers - 1)
+            if call.scoring is None:
+                workflow.grows |= parent.state.ended
+                parent.expected_readers = max(0, parent.expected_readers - 1)
             self.refresh(parent)
         for group in call.groups:
             for winner in group.winners:
@@ -36,7 +37,8 @@ class Lifetimes:
             if call.span is not None:
                 self._cache.regrade(call.span, call.keep, level)
             call.keep = level
-        self._count(call, call.state is State.DONE and call.span is not None and not call.released and not _read(call))
+        rests = call.state is State.DONE and call.span is not None and not call.released
+        self._count(call, rests and not _wanted(call))
 
     def drop(self, call: Call) -> None:
         """Nobody can ask for the call's encoding any more."""
@@ -69,8 +71,10 @@ class Lifetimes:
     def _level(self, call: Call) -> Keep:
         if call.spec.retention.pin and not call.released:
             return Keep.PINNED
-        if not call.state.ended or _read(call):
+        if not call.state.ended or _named(call):
             return reading(call.workflow)
+        if call.expected_readers:
+            return Keep.LATER
         return Keep.IDLE if call.workflow.idle else Keep.HELD
 
     def _count(self, call: Call, rests: bool) -> None:
@@ -89,5 +93,10 @@ def waits(workflow: Workflow, now: float) -> bool:
     return workflow.unfinished == 0 and now - workflow.touched_at > IDLE_AFTER_S
 
 
-def _read(call: Call) -> bool:
-    return bool(call.children or call.expected_readers or any(group.open for group in call.member_of))
+def _named(call: Call) -> bool:
+    """By calls that have not ended."""
+    return bool(call.children) or any(group.open for group in call.member_of)
+
+
+def _wanted(call: Call) -> bool:
+    return _named(call) or call.expected_readers > 0

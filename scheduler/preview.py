@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pavane.scheduler.calls import Workflow
 from pavane.scheduler.cast import Cast
 from pavane.scheduler.critical import critical_path
-from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.rehearsal import Rehearsal
 from pavane.scheduler.spec import CallSpec, GroupSpec, Outcome, Receipt
 from pavane.scheduler.states import States
@@ -26,12 +25,14 @@ from pavane.scheduler.states import States
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`calls` are the new ones, parents first, without tokens; DONE or FAILED, with the receipt that each will have. A
-    finish of LENGTH says that the number of generated tokens is assumed. `total` is the sum of their receipts.
+    """`calls` are the new ones, parents first, without tokens; DONE, FAILED, or CANCELLED with the rest of a group, and
+    with the receipt that each will have. A finish of LENGTH says that the number of generated tokens is assumed.
+    `total` is the sum of their receipts.
 
     `peak_slots`: the most slots in use at one time by what the workflow's unfinished calls, new and old, read and
     compute, if nothing of it is evicted. `slots_read`: the distinct slots that each of their steps reads, summed over
-    the steps. `critical_path`: ids of the chain of calls with the longest work.
+    the steps. `critical_path`: ids of the chain of calls with the longest work. `winners`: of each group that is open
+    and can have its answers, which members are assumed to be first; all of it holds only if they are.
     """
 
     calls: tuple[Outcome, ...]
@@ -39,6 +40,7 @@ class Plan:
     peak_slots: int
     slots_read: int
     critical_path: tuple[str, ...]
+    winners: dict[str, tuple[str, ...]]
 
 
 def preview(
@@ -47,20 +49,11 @@ def preview(
     """What `specs`, checked and parents first, would cost. Does not wait, and leaves calls and cache as they were.
 
     An answer whose tokens are not forced is taken to be `assumed` tokens long, at most its max_tokens; with None its
-    max_tokens, or ASSUMED_TOKENS (cast.py) if it has none. RequestError if it would take too much memory (TOO_LARGE),
-    or a group is open (UNSUPPORTED).
+    max_tokens, or ASSUMED_TOKENS (cast.py) if it has none. Who is first in an open group is assumed as well: see
+    rivals.py. RequestError if it would take too much memory (TOO_LARGE).
     """
-    calls_only = [spec for spec in specs if isinstance(spec, CallSpec)]
-    open_groups = [spec.id for spec in specs if isinstance(spec, GroupSpec)]
-    open_groups += [group.id for group in workflow.groups.values() if group.open]
-    if open_groups:
-        raise RequestError(
-            Reason.UNSUPPORTED,
-            f"which members of group {open_groups[0]!r} are done first is not known before they run; plan without it",
-            tuple(open_groups),
-        )
     cast = Cast(replace(workflow), states.estimates, states.graph.limits.max_model_len, assumed, now)
-    calls = cast.enter(calls_only)
+    calls = cast.enter(specs)
     rehearsal = Rehearsal(states, cast)
     try:
         rehearsal.run()
@@ -70,4 +63,8 @@ def preview(
     total = Receipt()
     for outcome in outcomes:
         total = total.plus(outcome.receipt)
-    return Plan(outcomes, total, rehearsal.footprint.peak, rehearsal.footprint.read, critical_path(cast.calls))
+    winners = {
+        group.id: tuple(winner.id for winner in group.winners) for group in cast.groups.values() if group.winners
+    }
+    footprint = rehearsal.footprint
+    return Plan(outcomes, total, footprint.peak, footprint.read, critical_path(cast.calls), winners)

@@ -15,6 +15,7 @@ from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.footprint import Footprint
 from pavane.scheduler.order import Key
 from pavane.scheduler.resolve import inputs, resolve
+from pavane.scheduler.rivals import Rivals
 from pavane.scheduler.spec import Failure, State
 from pavane.scheduler.states import States, because_of
 
@@ -39,6 +40,7 @@ class Rehearsal:
     cast: Cast
     footprint: Footprint = field(default_factory=Footprint)
     draft: Draft = field(init=False)
+    _rivals: Rivals = field(init=False)
     _tokens: int = 0
     _ready: deque[Call] = field(default_factory=deque)
     _queue: list[tuple[Key, Call]] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Rehearsal:
 
     def __post_init__(self) -> None:
         self.draft = Draft(self.states.cache, self.footprint.cut)
+        self._rivals = Rivals(self.cast.groups.values())
 
     def run(self) -> None:
         """Until every call has ended."""
@@ -61,6 +64,7 @@ class Rehearsal:
             elif not call.pending:
                 self._ready.append(call)
         self._resolve_ready()
+        self._settle(-1)
         step = 0
         while self._queue or self._decoding:
             self._step(step)
@@ -109,19 +113,49 @@ class Rehearsal:
             self.draft.retain(call.span)
             self.draft.release(span)
 
-    def _fail(self, call: Call, failure: Failure) -> None:
-        pending = [(call, failure)]
+    def _fail(self, call: Call, failure: Failure, state: State = State.FAILED) -> None:
+        """The call ends so, and what waits for it fails."""
+        pending = [(call, failure, state)]
         while pending:
-            call, failure = pending.pop()
+            call, failure, state = pending.pop()
             if call.state.ended:
                 continue
-            call.state, call.failure = State.FAILED, failure
+            call.state, call.failure = state, failure
             for use in call.uses:
                 if use.exact:
                     self.draft.release(use.span)
             if call.span is not None:
                 self.draft.release(call.span)
-            pending.extend((child, because_of(call)) for child in call.children)
+            pending.extend((child, because_of(call), State.FAILED) for child in call.children)
+            pending.extend((child, why, State.FAILED) for child, why in self._rivals.failed())
+
+    # ---- groups
+
+    def _settle(self, step: int) -> None:
+        """What groups have their answers with the end of this step, and those that have them by that."""
+        ready: list[Call] | None = None
+        while ready is None or ready:
+            ready = []
+            while (settled := self._rivals.settle()) is not None:
+                group, children = settled
+                if group.spec.cancel_rest:
+                    text = f"group {group.id!r} has the {group.spec.need} answers it needs"
+                    for member in group.members:
+                        if not member.state.ended:
+                            self._cancel(member, Failure(Reason.CANCELLED, text), step)
+                ready += [child for child in children if not child.pending]
+            self._ready.extend(ready)
+            self._resolve_ready()
+
+    def _cancel(self, call: Call, failure: Failure, step: int) -> None:
+        decoding = next((decoding for decoding in self._decoding if decoding.call is call), None)
+        if decoding is not None:
+            self._decoding.remove(decoding)
+            self.footprint.drop(call)
+            self.cast.stop(call, step + 1 - decoding.began)
+        else:
+            self.cast.stop(call, len(self.cast.begun(call)))
+        self._fail(call, failure, State.CANCELLED)
 
     # ---- steps
 
@@ -131,7 +165,9 @@ class Rehearsal:
             self._decoding.remove(decoding)
             self._end(decoding.call)
         while self._queue:
-            self._start(heapq.heappop(self._queue)[1], number)
+            call = heapq.heappop(self._queue)[1]
+            if not call.state.ended:
+                self._start(call, number)
         self.footprint.step(number)
         sampled = [d for d in self._decoding if d.ends == number + 1]
         for decoding in sorted(sampled, key=lambda d: (False, key(d.call)) if d.began < number else (True, ())):
@@ -142,6 +178,7 @@ class Rehearsal:
             self._finish(call)
         self._finishing.clear()
         self._started.clear()
+        self._settle(number)
 
     def _start(self, call: Call, step: int) -> None:
         assert call.span is not None

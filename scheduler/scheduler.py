@@ -199,7 +199,7 @@ class Scheduler:
         failure = Failure(Reason.CANCELLED, "the call was cancelled")
         cancelled = self._states.end_all(calls, State.CANCELLED, failure, now)
         self._settle(now)
-        return [call.id for call in cancelled]
+        return [call.id for call in cancelled if call.scoring is None]
 
     def finish(self, namespace: str, workflow_id: str, ids: Sequence[str], now: float) -> list[str]:
         """Seals decodes that have started: each ends with its next token, as a valid, shorter message. Returns the ids

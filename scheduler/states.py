@@ -156,6 +156,7 @@ class States:
         """Nobody may name the message any more; its encoding goes with its last reader."""
         call.released = True
         if not call.state.ended:
+            self.lifetimes.refresh(call)
             return
         if call.workflow.calls.pop(call.id, None) is not None:
             call.workflow.tenant.stored_tokens -= call.stored

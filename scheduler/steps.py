@@ -208,12 +208,12 @@ class Steps:
         except NeverFitsError:
             # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
             holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
-            call.mends += 1
-            if not holes or call.mends > MENDS_PER_HOLE * len(needs):
+            if not holes or call.mends >= MENDS_PER_HOLE * len(needs):
                 raise
             needs = self._cache.requirements(holes[:1])
             if not self._cache.acquire(needs, call):
-                return False
+                return False  # waiting for room is no attempt
+            call.mends += 1
             call.mending = True
         call.needs = needs
         return True
@@ -252,11 +252,11 @@ class Steps:
         step = self._close()
         if self._cache.tier is not None:
             self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
+        if result.shares is not None:
+            take_shares(step.watched, result.shares)  # before some of these calls end
         for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
             if sample.call.state is State.RUNNING:
                 self._take(sample, taken, now)
-        if result.shares is not None:
-            take_shares(step.watched, result.shares)
         if result.scored is not None:
             take_scores(step.scores, result.scored)
         for call in step.mended:

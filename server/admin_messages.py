@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pavane.cache.graph import Change
 from pavane.protos.v1 import admin_pb2 as pb
 from pavane.scheduler.cache_events import CacheChange
-from pavane.scheduler.introspection import CallCounts, EngineStats, MessageStats, SlotStats, WorkflowStats
+from pavane.scheduler.introspection import CallCounts, EngineStats, HostStats, MessageStats, SlotStats, WorkflowStats
 from pavane.scheduler.tally import Activity, TokenCounts
 from pavane.server.convert import STATES
 from pavane.server.status import duration
 
-_KINDS = {"stored": pb.CACHE_EVENT_KIND_STORED, "evicted": pb.CACHE_EVENT_KIND_EVICTED}
+# What a change of the cache is, from where and to where.
+_CHANGES: dict[Change, tuple[pb.CacheEventKind.ValueType, pb.Tier.ValueType, pb.Tier.ValueType]] = {
+    "stored": (pb.CACHE_EVENT_KIND_STORED, pb.TIER_UNSPECIFIED, pb.TIER_SLOTS),
+    "evicted": (pb.CACHE_EVENT_KIND_EVICTED, pb.TIER_SLOTS, pb.TIER_UNSPECIFIED),
+    "left": (pb.CACHE_EVENT_KIND_MOVED, pb.TIER_SLOTS, pb.TIER_HOST),
+    "came": (pb.CACHE_EVENT_KIND_MOVED, pb.TIER_HOST, pb.TIER_SLOTS),
+    "lost": (pb.CACHE_EVENT_KIND_EVICTED, pb.TIER_HOST, pb.TIER_UNSPECIFIED),
+}
 
 
 def stats_response(stats: EngineStats, limits: pb.Limits, slot_bytes: int) -> pb.GetStatsResponse:
@@ -18,7 +26,7 @@ def stats_response(stats: EngineStats, limits: pb.Limits, slot_bytes: int) -> pb
         uptime=duration(stats.uptime),
         workflows=stats.workflows,
         calls=_calls(stats.calls),
-        slots=_slots(stats.slots, slot_bytes),
+        slots=_slots(stats.slots, stats.host, slot_bytes),
         since_start=_activity(stats.since_start),
         recent=_activity(stats.recent),
         recent_window=duration(stats.recent_window),
@@ -39,6 +47,7 @@ def workflow_stats(stats: WorkflowStats) -> pb.WorkflowStats:
         calls=_calls(stats.calls),
         tokens=stats.tokens,
         tokens_in_slots=stats.tokens_in_slots,
+        tokens_on_host=stats.tokens_on_host,
         slots=stats.slots,
         budget_tokens=stats.budget,
         spent_tokens=stats.spent,
@@ -59,6 +68,7 @@ def message_stats(stats: MessageStats, slot_bytes: int) -> pb.MessageStats:
         decode=stats.decode,
         tokens=stats.tokens,
         tokens_in_slots=stats.tokens_in_slots,
+        tokens_on_host=stats.tokens_on_host,
         bytes=stats.tokens_in_slots * slot_bytes,
         readers_left=stats.readers_left,
         pinned=stats.pinned,
@@ -69,8 +79,11 @@ def message_stats(stats: MessageStats, slot_bytes: int) -> pb.MessageStats:
 
 
 def cache_event(change: CacheChange) -> pb.CacheEvent:
+    kind, source, target = _CHANGES[change.kind]
     return pb.CacheEvent(
-        kind=_KINDS[change.kind],
+        kind=kind,
+        source=source,
+        target=target,
         namespace=change.namespace,
         workflow_id=change.workflow_id,
         message_id=change.message_id,
@@ -91,15 +104,29 @@ def _calls(calls: CallCounts) -> pb.CallCounts:
     )
 
 
-def _slots(slots: SlotStats, slot_bytes: int) -> pb.SlotStats:
+def _slots(slots: SlotStats, host: HostStats | None, slot_bytes: int) -> pb.SlotStats:
     used = slots.idle + slots.locked
+    tiers = [pb.TierUse(tier=pb.TIER_SLOTS, capacity=slots.total, used=used, bytes_per_token=slot_bytes)]
+    if host is not None:
+        tiers.append(
+            pb.TierUse(
+                tier=pb.TIER_HOST,
+                capacity=host.capacity,
+                used=host.used,
+                bytes_per_token=slot_bytes,
+                kept_tokens=host.kept,
+                fetched_tokens=host.fetched,
+                failed_moves=host.failed,
+            )
+        )
     return pb.SlotStats(
         total=slots.total,
         free=slots.free,
         idle=slots.idle,
         locked=slots.locked,
-        tiers=[pb.TierUse(tier=pb.TIER_SLOTS, capacity=slots.total, used=used, bytes_per_token=slot_bytes)],
+        tiers=tiers,
         namespaces=[pb.NamespaceSlots(namespace=name, slots=held) for name, held in slots.namespaces],
+        evicted_tokens=slots.evicted,
     )
 
 

@@ -37,7 +37,7 @@ from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.cache_events import CacheEvents
-from pavane.scheduler.engine import Engine, StepHangsError
+from pavane.scheduler.engine import Engine, StepHangsError, StepParts
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
@@ -196,7 +196,13 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         policy=config.scheduling_policy,
         tenants=tenants,
     )
-    metrics = Metrics(scheduler)
+    slot_bytes = _slot_bytes(loaded.config, config)
+    metrics = Metrics(
+        scheduler,
+        bytes_per_token=slot_bytes,
+        flops_per_row=loaded.config.flops_per_row,
+        flops_per_key=loaded.config.flops_per_key,
+    )
     tally = Tally(monotonic())
     journals = Journals(tokenizer)
 
@@ -208,9 +214,9 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
             journals.record(key, happened)
             call_log.record(key, happened)
 
-    def observe(batch: Batch, seconds: float, forward: float) -> None:
-        metrics.step(batch, seconds, forward)
-        tally.step(batch.n_rows, seconds, forward, monotonic())
+    def observe(batch: Batch, times: StepParts) -> None:
+        metrics.step(batch, times)
+        tally.step(batch.n_rows, times.whole, times.forward, monotonic())
 
     engine = Engine(scheduler, runner, publish, observe, config.step_timeout)
     converter = Converter(tokenizer, chat, bos_id, constraints)
@@ -227,7 +233,6 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         end_token_ids=sorted(chat.end_ids),
     )
     admin = None
-    slot_bytes = _slot_bytes(loaded.config, config)
     if is_served(config):
         limits = admin_pb2.Limits(
             running=config.max_num_seqs,

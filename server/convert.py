@@ -199,6 +199,7 @@ def plan_message(plan: Plan, tokenizer: Tokenizer, slot_bytes: int) -> pb.PlanRe
         peak_slots=plan.peak_slots,
         kv_bytes_read=plan.slots_read * slot_bytes,
         critical_path=plan.critical_path,
+        assumed_winners=[pb.AssumedWinners(group_id=name, winners=winners) for name, winners in plan.winners.items()],
     )
 
 

@@ -88,7 +88,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             try:
                 _check(request)
                 answer_for(caller)
-                return await unary(request, context)
+                response = await unary(request, context)
+                self._guard.check(caller)  # it may have waited for long
+                return response
             except Exception as error:  # noqa: BLE001 - the one place where everything ends
                 await _abort(context, error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import pairwise
 
@@ -13,11 +13,9 @@ COLUMN = 150  # pixels at least; on a narrow page the drawing scrolls
 SHADES = 5
 
 
-def graph(parents: Mapping[str, Sequence[str]], kl: Mapping[tuple[str, str], float]) -> str:
-    """`parents` by call, in order; `kl` in nats a token by (call, parent), where it is known."""
-    levels: dict[str, int] = {}
-    for call, read in parents.items():
-        levels[call] = max((levels[parent] + 1 for parent in read), default=0)
+def graph(kl: Mapping[tuple[str, str], float]) -> str:
+    """`kl` in nats a token by (call, parent)."""
+    levels = _levels(kl)
     columns: list[list[str]] = [[] for _ in range(max(levels.values(), default=0) + 1)]
     for call, level in levels.items():
         columns[level].append(call)
@@ -28,10 +26,9 @@ def graph(parents: Mapping[str, Sequence[str]], kl: Mapping[tuple[str, str], flo
         for i, call in enumerate(column)
     }
     most = max(kl.values(), default=0.0)
+    ranked = sorted(kl.items(), key=lambda item: item[1])  # what matters lies on top
     edges = [
-        _edge(place[parent], place[call], f"{call} reads {parent}", kl.get((call, parent)), most)
-        for call, read in parents.items()
-        for parent in read
+        _edge(place[parent], place[call], f"{call} reads {parent}", value, most) for (call, parent), value in ranked
     ]
     nodes = [
         element("circle", title(call), cx=percent(x), cy=y, r=4, class_="node")
@@ -48,10 +45,26 @@ def shade(value: float, most: float) -> int:
     return 0 if most <= 0 or value <= 0 else min(SHADES - 1, int((value / most) ** 0.5 * SHADES))
 
 
-def _edge(begin: tuple[float, float], end: tuple[float, float], words: str, kl: float | None, most: float) -> str:
-    css = "edge unknown" if kl is None else f"edge shade{shade(kl, most)}"
-    said = f"{words}: not measured" if kl is None else f"{words}: {kl:.4f} nats a token"
-    return element("line", title(said), x1=percent(begin[0]), y1=begin[1], x2=percent(end[0]), y2=end[1], class_=css)
+def _edge(begin: tuple[float, float], end: tuple[float, float], words: str, kl: float, most: float) -> str:
+    said = title(f"{words}: {kl:.4f} nats a token")
+    css = f"edge shade{shade(kl, most)}"
+    return element("line", said, x1=percent(begin[0]), y1=begin[1], x2=percent(end[0]), y2=end[1], class_=css)
+
+
+def _levels(edges: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Of each message one more than of the highest that it reads. Raises ValueError for a circle."""
+    read: dict[str, list[str]] = {}
+    for call, parent in edges:
+        read.setdefault(parent, [])
+        read.setdefault(call, []).append(parent)
+    levels: dict[str, int] = {}
+    while len(levels) < len(read):
+        ready = [call for call in read if call not in levels and all(parent in levels for parent in read[call])]
+        if not ready:
+            raise ValueError(f"these read each other: {', '.join(call for call in read if call not in levels)}")
+        for call in ready:
+            levels[call] = max((levels[parent] + 1 for parent in read[call]), default=0)
+    return levels
 
 
 def _legend(most: float) -> str:

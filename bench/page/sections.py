@@ -32,16 +32,23 @@ class Sections:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._cases = [r for r in journal.recordings if journal.runs(r.case)]
+        measured = [recording for recording in journal.recordings if journal.runs(recording.case)]
+        workflows = [*dict.fromkeys(recording.workflow for recording in measured)]
+        self._cases = sorted(measured, key=lambda one: (workflows.index(one.workflow), *one.sizes.values()))
         peers = {run.arm: None for r in self._cases for run in journal.runs(r.case) if run.arm not in MODES}
         self._css = {mode: mode for mode in MODES}
         self._css |= {name: f"peer{i % PEER_COLOURS}" for i, name in enumerate(peers)}
 
     def table(self, figures: Sequence[Figure]) -> str:
-        """The figures with their bars."""
+        """The figures that have bars; all of them where one asks for it."""
+        held = [figure for figure in figures if figure.bar]
+        everything = element("details", element("summary", "All figures") + self._table(figures))
+        return (self._table(held) if held else "") + everything if figures else ""
+
+    def _table(self, figures: Sequence[Figure]) -> str:
         head = "".join(element("th", escape(word)) for word in ("what", "reuse", "against", "ratio", "95 %", "bar"))
         rows = "".join(element("tr", _cells(figure)) for figure in figures)
-        return element("div", element("table", element("tr", head) + rows), class_="scroll") if figures else ""
+        return element("div", element("table", element("tr", head) + rows), class_="scroll")
 
     def first_tokens(self) -> str:
         return self._dots(
@@ -94,17 +101,8 @@ class Sections:
         return "".join(parts) + self._legend() if parts else ""
 
     def divergence(self, kl: Mapping[str, Mapping[tuple[str, str], float]]) -> str:
-        """The graphs of workflows for which `kl` has divergences, by call and parent."""
-        parts = []
-        for workflow, edges in kl.items():
-            named = {end for edge in edges for end in edge}
-            fitting = [r for r in self._journal.recordings if r.workflow == workflow]
-            parents = next(
-                ({call.id: call.parents for call in r.calls} for r in fitting if named <= {c.id for c in r.calls}),
-                _from_edges(edges),
-            )
-            parts.append(element("h3", escape(workflow)) + graph(parents, edges))
-        return "".join(parts)
+        """The graph of each workflow, from divergences by call and parent."""
+        return "".join(element("h3", escape(workflow)) + graph(edges) for workflow, edges in kl.items())
 
     def label(self, recording: Recording) -> str:
         return label(recording, self._cases)
@@ -163,17 +161,3 @@ def _captioned(words: str, drawn: str) -> str:
 
 def _median_run(runs: Sequence[Run]) -> Run:
     return sorted(runs, key=wall)[(len(runs) - 1) // 2]
-
-
-def _from_edges(edges: Mapping[tuple[str, str], float]) -> dict[str, list[str]]:
-    """A graph of nothing but these, each parent before who reads it."""
-    read: dict[str, list[str]] = {parent: [] for _, parent in edges}
-    for call, parent in edges:
-        read.setdefault(call, []).append(parent)
-    ordered: dict[str, list[str]] = {}
-    while len(ordered) < len(read):
-        ready = [call for call, parents in read.items() if call not in ordered and all(p in ordered for p in parents)]
-        if not ready:
-            raise ValueError(f"these calls read each other: {', '.join(call for call in read if call not in ordered)}")
-        ordered |= {call: read[call] for call in ready}
-    return ordered

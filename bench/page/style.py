@@ -35,6 +35,8 @@ table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 th, td {
   text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule); vertical-align: top;
 }
+td:first-child { min-width: 15rem; }
+td:last-child { white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .met { color: var(--reuse); font-weight: 600; }
@@ -72,7 +74,7 @@ circle { fill: currentColor; }
 .decode { fill: var(--reuse); color: var(--reuse); }
 .trailer { fill: var(--trailer); color: var(--trailer); }
 .blocked { fill: var(--rule); color: var(--rule); } .queued { fill: var(--trailer); color: var(--trailer); }
-.edge { stroke: currentColor; stroke-width: 2; } .unknown { color: var(--rule); stroke-dasharray: 3 4; }
+.edge { stroke: currentColor; stroke-width: 2; }
 .shade0 { color: var(--shade0); }
 .shade1 { color: var(--shade1); }
 .shade2 { color: var(--shade2); stroke-width: 2.5; }

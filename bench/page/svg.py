@@ -79,6 +79,8 @@ def _round(value: float) -> float:
 
 def seconds(value: float) -> str:
     """As a person says it."""
+    if value == 0:
+        return "0"
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 

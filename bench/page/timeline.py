@@ -25,7 +25,7 @@ def timeline(runs: Sequence[tuple[str, Run]]) -> str:
         heading = f"{name}: {seconds(run.wall)}"
         parts.append(element("div", element("div", escape(heading), class_="label strong"), class_="row lane"))
         parts += [_lane(call, scale) for call in run.calls]
-    foot = element("div", axis(scale, [seconds(tick) if tick else "0" for tick in scale.ticks]), class_="track")
+    foot = element("div", axis(scale, [*map(seconds, scale.ticks)]), class_="track")
     parts.append(element("div", element("div") + foot, class_="row lane"))
     return element("div", "".join(parts), class_="chart lanes")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,12 @@ def _case(kind: Kind[Any, Any], text: str, problems: Path | None, number: int, s
         documents = {name: given.pop(name, usual[name]) for name in DOCUMENTS}
         if wrong := [name for name, value in documents.items() if value < 1]:
             raise BadCase(f"sizes: {wrong[0]} is {documents[wrong[0]]}; it must be at least 1")
-    known = [one.name for one in fields(kind.sizes)]
     usual_sizes = kind.small()
     if not small:
+        known = [one.name for one in fields(kind.sizes)]
         usual_sizes = replace(usual_sizes, **{n: v for n, v in SIZES.get(kind.name, {}).items() if n in known})
-    for name in given:
-        if name not in known:
-            raise BadCase(f"sizes: {kind.name} has no {name!r}; it has {', '.join([*known, *documents])}")
+    sizes = _changed(kind, usual_sizes, given, documents)
     try:
-        sizes = replace(usual_sizes, **given)
         if documents:
             return Case(kind, sizes, None, "made-up", documents)
         samples = load_problems(problems, kind.problem) if problems else kind.sample_problems()
@@ -85,6 +82,22 @@ def _case(kind: Kind[Any, Any], text: str, problems: Path | None, number: int, s
     if not 1 <= number <= len(samples):
         raise BadCase(f"there is no problem {number}: there are {len(samples)}")
     return Case(kind, sizes, samples[number - 1], f"{problems.name if problems else 'own'}:{number}")
+
+
+def sizes_of(kind: Kind[Any, Any], usual: Sizes, text: str) -> Sizes:
+    """`usual` with what `text` says, as in "agents=4,rounds=2". Raises BadCase."""
+    return _changed(kind, usual, _parse(text), ())
+
+
+def _changed(kind: Kind[Any, Any], usual: Sizes, given: Mapping[str, int], others: Iterable[str]) -> Sizes:
+    known = [one.name for one in fields(kind.sizes)]
+    for name in given:
+        if name not in known:
+            raise BadCase(f"sizes: {kind.name} has no {name!r}; it has {', '.join([*known, *others])}")
+    try:
+        return replace(usual, **given)
+    except (ValueError, TypeError) as error:
+        raise BadCase(f"{kind.name}: {error}") from error
 
 
 def _parse(text: str) -> dict[str, int]:

@@ -59,8 +59,13 @@ def wall(run: Run) -> float:
 
 
 def kv_distinct(run: Run) -> float:
-    """Keys that steps read, those of a segment once for all calls that read it."""
+    """Tokens whose K and V steps read, those of a segment once for all calls that read it."""
     return run.kv_distinct
+
+
+def kv_summed(run: Run) -> float:
+    """The same if each call read for itself."""
+    return run.kv_summed
 
 
 MEASURES: Mapping[str, tuple[str, Measure, str]] = {
@@ -68,14 +73,14 @@ MEASURES: Mapping[str, tuple[str, Measure, str]] = {
     "start": ("first token, from the start", first_token_from_start, "s"),
     "decode": ("first token to the end", decode_time, "s"),
     "wall": ("wall", wall, "s"),
-    "kv": ("keys read by steps", kv_distinct, ""),
+    "kv": ("KV read by steps", kv_distinct, "GB"),
 }
 
 
 def all_figures(journal: Journal, recordings: Sequence[Recording] | None = None) -> list[Figure]:
     """Of all cases of a journal, or of some."""
     chosen = journal.recordings if recordings is None else recordings
-    return [figure for one in chosen for figure in figures(label(one, chosen), journal.runs(one.case), bars(one))]
+    return [figure for one in chosen for figure in figures(one, label(one, chosen), journal.runs(one.case))]
 
 
 def label(recording: Recording, others: Sequence[Recording]) -> str:
@@ -92,8 +97,11 @@ def bars(recording: Recording) -> Mapping[str, Bar]:
     return BARS[recording.workflow] if fits else {}
 
 
-def figures(label: str, runs: Sequence[Run], bars: Mapping[str, Bar]) -> list[Figure]:
-    """EXACT against REUSE, the steps that a first token takes with REUSE, and peers against REUSE."""
+def figures(recording: Recording, label: str, runs: Sequence[Run]) -> list[Figure]:
+    """EXACT against REUSE, the steps that a first token takes with REUSE, what sharing segments saves there, and peers
+    against REUSE."""
+    limits = bars(recording)
+    kv_bytes = recording.kv_bytes_per_token
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
@@ -103,16 +111,20 @@ def figures(label: str, runs: Sequence[Run], bars: Mapping[str, Bar]) -> list[Fi
     found = []
     if exact := by_arm.get("exact"):
         for name, (what, measure, unit) in MEASURES.items():
-            found.append(_figure(f"{label}: {what}, EXACT / REUSE", measure, exact, reuse, bars.get(name), unit))
+            limit, size = limits.get(name), kv_bytes if unit == "GB" else 0
+            found.append(_figure(f"{label}: {what}, EXACT / REUSE", measure, exact, reuse, limit, size))
+    once, by_call = (median(map(measure, reuse)) * kv_bytes / 1e9 for measure in (kv_distinct, kv_summed))
+    what = f"{label}: KV read, each call for itself / as it is, REUSE"
+    found.append(Figure(what, by_call / once, None, f"{once:.2f} GB", f"{by_call:.2f} GB"))
     steps = first_token_steps(reuse)
     if steps is not None:
         what = f"{label}: longest first token with all parents cached, in steps of its batch"
-        found.append(Figure.of(what, steps, STEPS_BAR if bars else None, "", ""))
+        found.append(Figure.of(what, steps, STEPS_BAR if limits else None, "", ""))
     peers = {name: each for name, each in by_arm.items() if name not in MODES}
     fastest = min(peers, key=lambda name: median(map(wall, peers[name])), default=None)
     for name, each in peers.items():
-        bar = bars.get("peer") if name == fastest else None
-        found.append(_figure(f"{label}: wall, {name} / REUSE", wall, each, reuse, bar, "s"))
+        bar = limits.get("peer") if name == fastest else None
+        found.append(_figure(f"{label}: wall, {name} / REUSE", wall, each, reuse, bar))
     return found
 
 
@@ -140,8 +152,11 @@ def _steps(run: Run) -> dict[str, float]:
 
 
 def _figure(
-    what: str, measure: Measure, above: Sequence[Run], below: Sequence[Run], bar: Bar | None, unit: str
+    what: str, measure: Measure, above: Sequence[Run], below: Sequence[Run], bar: Bar | None, kv_bytes: int = 0
 ) -> Figure:
+    """Of times, or, with the bytes of a token's K and V, of tokens."""
     theirs, ours = [*map(measure, above)], [*map(measure, below)]
-    shown = (f"{median(each):.3f} s" if unit else f"{median(each):,.0f}" for each in (ours, theirs))
+    shown = (
+        f"{median(each) * kv_bytes / 1e9:.2f} GB" if kv_bytes else f"{median(each):.3f} s" for each in (ours, theirs)
+    )
     return Figure.of(what, ratio(theirs, ours), bar, *shown)

@@ -6,9 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from pavane.bench.workflows.records import BadRecord, Record, Recording, Run, Setup, Trouble, as_line, from_line
+from pavane.bench.workflows.lines import BadRecord, as_line, from_line
+from pavane.bench.workflows.records import Record, Recording, Run, Setup, Trouble
+
+R = TypeVar("R", bound=Record)
 
 
 class JournalFailed(Exception):  # noqa: N818
@@ -51,10 +54,13 @@ class Journal:
 
     def add(self, record: Record) -> None:
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(as_line(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with self.path.open("a") as file:
+                    file.write(as_line(record) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise JournalFailed(f"{self.path} cannot be written: {error}") from error
         self.records.append(record)
 
     @property
@@ -63,19 +69,23 @@ class Journal:
         return first if isinstance(first, Setup) else None
 
     def recording(self, case: str) -> Recording | None:
-        return next((r for r in self.records if isinstance(r, Recording) and r.case == case), None)
+        return next((recording for recording in self.recordings if recording.case == case), None)
+
+    def all(self, kind: type[R]) -> list[R]:
+        """Those of one kind."""
+        return [record for record in self.records if isinstance(record, kind)]
 
     @property
     def recordings(self) -> list[Recording]:
-        return [record for record in self.records if isinstance(record, Recording)]
+        return self.all(Recording)
 
     def runs(self, case: str, arm: str | None = None) -> list[Run]:
         """Of one arm, or of all, in the order of their repetitions."""
-        found = [r for r in self.records if isinstance(r, Run) and r.case == case and arm in (None, r.arm)]
+        found = [run for run in self.all(Run) if run.case == case and arm in (None, run.arm)]
         return sorted(found, key=lambda run: run.repetition)
 
     def troubles(self, case: str) -> list[Trouble]:
-        return [record for record in self.records if isinstance(record, Trouble) and record.case == case]
+        return [trouble for trouble in self.all(Trouble) if trouble.case == case]
 
 
 def read(path: Path) -> list[Record]:

@@ -4,23 +4,19 @@
     recording  once a case: the graph and the tokens that every run of the case repeats
     run        one repetition of one arm, complete
     trouble    an arm that could not go on, in words
+    judged, diverged   of an evaluation: a run with its score, an answer with its distance from exact edges
 
 A case is a workflow with its sizes and its problem. Times are in seconds.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = 1
 MODES = ("exact", "reuse", "as-encoded")  # arms that are Pavane's; others are peers
-
-
-class BadRecord(ValueError):  # noqa: N818
-    """A line that is no record; the text names the field."""
 
 
 @dataclass(frozen=True)
@@ -122,64 +118,30 @@ class Trouble(Record):
     text: str
 
 
-KINDS: Mapping[str, type[Record]] = {"setup": Setup, "recording": Recording, "run": Run, "trouble": Trouble}
+@dataclass(frozen=True)
+class Judged(Record):
+    """A run of an evaluation: its texts, the parts of them that count, and their mean score, 0 to 1."""
+
+    case: str
+    workflow: str
+    problem: int
+    mode: str
+    texts: tuple[str, ...]
+    answers: tuple[str, ...]
+    score: float
+    generated: int
+    wall: float
 
 
-def as_line(record: Record) -> str:
-    """One line of JSON, without its end."""
-    kind = next(name for name, kind in KINDS.items() if isinstance(record, kind))
-    return json.dumps({"kind": kind, **asdict(record)}, separators=(",", ":"))
+@dataclass(frozen=True)
+class Diverged(Record):
+    """How far an answer of such a run is from exact edges: see evals/divergence.py."""
 
-
-def from_line(line: str) -> Record:
-    """The record of a line. Raises BadRecord."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"not JSON: {error}") from None
-    if not isinstance(value, dict) or value.get("kind") not in KINDS:
-        found = value.get("kind") if isinstance(value, dict) else value
-        raise BadRecord(f"the field 'kind' must be one of {', '.join(KINDS)}, not {found!r}")
-    record: Record = _read(KINDS[value.pop("kind")], value)
-    return record
-
-
-_JSON: Mapping[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "tuple": list,
-    "Mapping": dict,
-}
-_NESTED: Mapping[str, type[RecordedCall | TimedCall]] = {
-    "tuple[RecordedCall, ...]": RecordedCall,
-    "tuple[TimedCall, ...]": TimedCall,
-}
-
-
-def _read(kind: type[Any], value: dict[str, Any]) -> Any:
-    known = {item.name: item for item in fields(kind)}
-    if unknown := value.keys() - known:
-        raise BadRecord(f"{kind.__name__}: unknown field {min(unknown)!r}")
-    made = {}
-    for name, item in known.items():
-        if name in value:
-            made[name] = _value(kind.__name__, name, str(item.type), value[name])
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise BadRecord(f"{kind.__name__}: the field {name!r} is missing")
-    return kind(**made)
-
-
-def _value(kind: str, name: str, declared: str, value: object) -> object:
-    wanted = _JSON[declared.partition("[")[0]]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and declared != "bool"):
-        raise BadRecord(f"{kind}: the field {name!r} must be {declared}, not {value!r:.60}")
-    if not isinstance(value, list):
-        return value
-    nested = _NESTED.get(declared)
-    if nested is None:
-        return tuple(value)
-    if wrong := [each for each in value if not isinstance(each, dict)]:
-        raise BadRecord(f"{kind}: the field {name!r} holds {wrong[0]!r:.60}, which is no object")
-    return tuple(_read(nested, each) for each in value)
+    case: str
+    workflow: str
+    problem: int
+    mode: str
+    call: str
+    kl: float
+    top1_agreement: float
+    kl_by_parent: Mapping[str, float]

@@ -10,7 +10,7 @@ from pavane.bench.peers.peer import Peer
 from pavane.bench.peers.replay import replay
 from pavane.bench.report import say
 from pavane.bench.workflows.arms import force, record
-from pavane.bench.workflows.cases import Case
+from pavane.bench.workflows.cases import BadCase, Case
 from pavane.bench.workflows.journal import Journal
 from pavane.bench.workflows.records import Recording, Run, Trouble
 
@@ -18,10 +18,13 @@ WARM_UP = ([7, 8, 9] * 20, 4)  # prompt and tokens
 
 
 async def recorded(lab: Lab, journal: Journal, case: Case, seed: int) -> Recording:
-    """The case's recording; made now if the journal has none."""
+    """The case's recording; made now if the journal has none. Raises BadCase."""
     found = journal.recording(case.name)
     if found is None:
-        found = await record(lab, case, seed)
+        try:
+            found = await record(lab, case, seed)
+        except ValueError as error:  # the workflow's own, with what to change
+            raise BadCase(f"{case.kind.name}: {error}") from error
         journal.add(found)
     return found
 

@@ -26,17 +26,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from pavane.protos.v1 import pavane_pb2 as pavane_dot_protos_dot_v1_dot_pavane__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpavane/protos/v1/admin.proto\x12\tpavane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dpavane/protos/v1/pavane.proto\"\x84\x01\n\x0bTokenCounts\x12\x17\n\x0freused_in_place\x18\x01 \x01(\x04\x12\x14\n\x0crepositioned\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ncoded\x18\x03 \x01(\x04\x12\x11\n\tgenerated\x18\x04 \x01(\x04\x12\x0f\n\x07trailer\x18\x05 \x01(\x04\x12\x11\n\treencoded\x18\x06 \x01(\x04\"o\n\nCallCounts\x12\x0f\n\x07\x62locked\x18\x01 \x01(\x04\x12\x0e\n\x06queued\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x11\n\tcancelled\x18\x06 \x01(\x04\"\x11\n\x0fGetStatsRequest\"\xe9\x02\n\x10GetStatsResponse\x12)\n\x06uptime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tworkflows\x18\x02 \x01(\x04\x12$\n\x05\x63\x61lls\x18\x03 \x01(\x0b\x32\x15.pavane.v1.CallCounts\x12#\n\x05slots\x18\x04 \x01(\x0b\x32\x14.pavane.v1.SlotStats\x12(\n\x0bsince_start\x18\x05 \x01(\x0b\x32\x13.pavane.v1.Activity\x12#\n\x06recent\x18\x06 \x01(\x0b\x32\x13.pavane.v1.Activity\x12\x30\n\rrecent_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\nstep_times\x18\x08 \x01(\x0b\x32\x14.pavane.v1.StepTimes\x12!\n\x06limits\x18\t \x01(\x0b\x32\x11.pavane.v1.Limits\"\x98\x01\n\tSlotStats\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04\x66ree\x18\x02 \x01(\x04\x12\x0c\n\x04idle\x18\x03 \x01(\x04\x12\x0e\n\x06locked\x18\x04 \x01(\x04\x12!\n\x05tiers\x18\x05 \x03(\x0b\x32\x12.pavane.v1.TierUse\x12-\n\nnamespaces\x18\x06 \x03(\x0b\x32\x19.pavane.v1.NamespaceSlots\"a\n\x07TierUse\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.pavane.v1.Tier\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0c\n\x04used\x18\x03 \x01(\x04\x12\x17\n\x0f\x62ytes_per_token\x18\x04 \x01(\x04\"2\n\x0eNamespaceSlots\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x04\"\xbe\x01\n\x08\x41\x63tivity\x12%\n\x05\x65nded\x18\x01 \x01(\x0b\x32\x16.pavane.v1.TokenCounts\x12\x0f\n\x07sampled\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12,\n\tstep_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x66orward_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x99\x01\n\tStepTimes\x12\r\n\x05steps\x18\x01 \x01(\r\x12)\n\x06median\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07longest\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x06Limits\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x13\n\x0bstep_tokens\x18\x02 \x01(\r\x12\x12\n\nunfinished\x18\x03 \x01(\x04\x12\x11\n\tmodel_len\x18\x04 \x01(\r\"|\n\x14ListWorkflowsRequest\x12\x16\n\tnamespace\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0funfinished_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\tB\x0c\n\n_namespace\"]\n\x15ListWorkflowsResponse\x12+\n\tworkflows\x18\x01 \x03(\x0b\x32\x18.pavane.v1.WorkflowStats\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf0\x02\n\rWorkflowStats\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12$\n\x05\x63\x61lls\x18\x03 \x01(\x0b\x32\x15.pavane.v1.CallCounts\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x17\n\x0ftokens_in_slots\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\x04\x12\x15\n\rbudget_tokens\x18\x07 \x01(\x04\x12\x14\n\x0cspent_tokens\x18\x08 \x01(\x04\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08ttl_left\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05\x65nded\x18\x0c \x01(\x0b\x32\x16.pavane.v1.TokenCounts\x12\x10\n\x08priority\x18\r \x01(\x05\"p\n\x1f\x41\x64minServiceListMessagesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"f\n AdminServiceListMessagesResponse\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.pavane.v1.MessageStats\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x02\n\x0cMessageStats\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.pavane.v1.State\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x08\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\x17\n\x0ftokens_in_slots\x18\x05 \x01(\r\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x14\n\x0creaders_left\x18\x07 \x01(\r\x12\x0f\n\x07parents\x18\x08 \x03(\t\x12\x0f\n\x07\x63opy_of\x18\t \x01(\t\x12&\n\x03\x61ge\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0etokens_on_host\x18\x0b \x01(\r\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\"\x13\n\x11WatchCacheRequest\"L\n\x12WatchCacheResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.pavane.v1.CacheEvent\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\"\xa8\x01\n\nCacheEvent\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.pavane.v1.CacheEventKind\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12\x13\n\x0b\x63ontent_key\x18\x05 \x01(\x0c\x12\x0e\n\x06tokens\x18\x06 \x01(\r\x12\x10\n\x08sequence\x18\x07 \x01(\x04*,\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0e\n\nTIER_SLOTS\x10\x01*\x89\x01\n\x0e\x43\x61\x63heEventKind\x12 \n\x1c\x43\x41\x43HE_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_EVENT_KIND_STORED\x10\x01\x12\x1c\n\x18\x43\x41\x43HE_EVENT_KIND_EVICTED\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_EVENT_KIND_MOVED\x10\x03\x32\xdd\x02\n\x0c\x41\x64minService\x12\x43\n\x08GetStats\x12\x1a.pavane.v1.GetStatsRequest\x1a\x1b.pavane.v1.GetStatsResponse\x12R\n\rListWorkflows\x12\x1f.pavane.v1.ListWorkflowsRequest\x1a .pavane.v1.ListWorkflowsResponse\x12g\n\x0cListMessages\x12*.pavane.v1.AdminServiceListMessagesRequest\x1a+.pavane.v1.AdminServiceListMessagesResponse\x12K\n\nWatchCache\x12\x1c.pavane.v1.WatchCacheRequest\x1a\x1d.pavane.v1.WatchCacheResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpavane/protos/v1/admin.proto\x12\tpavane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dpavane/protos/v1/pavane.proto\"\x84\x01\n\x0bTokenCounts\x12\x17\n\x0freused_in_place\x18\x01 \x01(\x04\x12\x14\n\x0crepositioned\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ncoded\x18\x03 \x01(\x04\x12\x11\n\tgenerated\x18\x04 \x01(\x04\x12\x0f\n\x07trailer\x18\x05 \x01(\x04\x12\x11\n\treencoded\x18\x06 \x01(\x04\"o\n\nCallCounts\x12\x0f\n\x07\x62locked\x18\x01 \x01(\x04\x12\x0e\n\x06queued\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x11\n\tcancelled\x18\x06 \x01(\x04\"\x11\n\x0fGetStatsRequest\"\xe9\x02\n\x10GetStatsResponse\x12)\n\x06uptime\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tworkflows\x18\x02 \x01(\x04\x12$\n\x05\x63\x61lls\x18\x03 \x01(\x0b\x32\x15.pavane.v1.CallCounts\x12#\n\x05slots\x18\x04 \x01(\x0b\x32\x14.pavane.v1.SlotStats\x12(\n\x0bsince_start\x18\x05 \x01(\x0b\x32\x13.pavane.v1.Activity\x12#\n\x06recent\x18\x06 \x01(\x0b\x32\x13.pavane.v1.Activity\x12\x30\n\rrecent_window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\nstep_times\x18\x08 \x01(\x0b\x32\x14.pavane.v1.StepTimes\x12!\n\x06limits\x18\t \x01(\x0b\x32\x11.pavane.v1.Limits\"\xb0\x01\n\tSlotStats\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04\x66ree\x18\x02 \x01(\x04\x12\x0c\n\x04idle\x18\x03 \x01(\x04\x12\x0e\n\x06locked\x18\x04 \x01(\x04\x12!\n\x05tiers\x18\x05 \x03(\x0b\x32\x12.pavane.v1.TierUse\x12-\n\nnamespaces\x18\x06 \x03(\x0b\x32\x19.pavane.v1.NamespaceSlots\x12\x16\n\x0e\x65victed_tokens\x18\x07 \x01(\x04\"\xa4\x01\n\x07TierUse\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.pavane.v1.Tier\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0c\n\x04used\x18\x03 \x01(\x04\x12\x17\n\x0f\x62ytes_per_token\x18\x04 \x01(\x04\x12\x13\n\x0bkept_tokens\x18\x05 \x01(\x04\x12\x16\n\x0e\x66\x65tched_tokens\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_moves\x18\x07 \x01(\x04\"2\n\x0eNamespaceSlots\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x04\"\xbe\x01\n\x08\x41\x63tivity\x12%\n\x05\x65nded\x18\x01 \x01(\x0b\x32\x16.pavane.v1.TokenCounts\x12\x0f\n\x07sampled\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12,\n\tstep_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x66orward_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x99\x01\n\tStepTimes\x12\r\n\x05steps\x18\x01 \x01(\r\x12)\n\x06median\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07longest\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x06Limits\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x13\n\x0bstep_tokens\x18\x02 \x01(\r\x12\x12\n\nunfinished\x18\x03 \x01(\x04\x12\x11\n\tmodel_len\x18\x04 \x01(\r\"|\n\x14ListWorkflowsRequest\x12\x16\n\tnamespace\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0funfinished_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\tB\x0c\n\n_namespace\"]\n\x15ListWorkflowsResponse\x12+\n\tworkflows\x18\x01 \x03(\x0b\x32\x18.pavane.v1.WorkflowStats\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x03\n\rWorkflowStats\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12$\n\x05\x63\x61lls\x18\x03 \x01(\x0b\x32\x15.pavane.v1.CallCounts\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x17\n\x0ftokens_in_slots\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\x04\x12\x15\n\rbudget_tokens\x18\x07 \x01(\x04\x12\x14\n\x0cspent_tokens\x18\x08 \x01(\x04\x12&\n\x03ttl\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08ttl_left\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05\x65nded\x18\x0c \x01(\x0b\x32\x16.pavane.v1.TokenCounts\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x16\n\x0etokens_on_host\x18\x0e \x01(\x04\"p\n\x1f\x41\x64minServiceListMessagesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"f\n AdminServiceListMessagesResponse\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.pavane.v1.MessageStats\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x02\n\x0cMessageStats\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05state\x18\x02 \x01(\x0e\x32\x10.pavane.v1.State\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x08\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\x17\n\x0ftokens_in_slots\x18\x05 \x01(\r\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04\x12\x14\n\x0creaders_left\x18\x07 \x01(\r\x12\x0f\n\x07parents\x18\x08 \x03(\t\x12\x0f\n\x07\x63opy_of\x18\t \x01(\t\x12&\n\x03\x61ge\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0etokens_on_host\x18\x0b \x01(\r\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\"\x13\n\x11WatchCacheRequest\"L\n\x12WatchCacheResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.pavane.v1.CacheEvent\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x04\"\xea\x01\n\nCacheEvent\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.pavane.v1.CacheEventKind\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x12\n\nmessage_id\x18\x04 \x01(\t\x12\x13\n\x0b\x63ontent_key\x18\x05 \x01(\x0c\x12\x0e\n\x06tokens\x18\x06 \x01(\r\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x1f\n\x06source\x18\x08 \x01(\x0e\x32\x0f.pavane.v1.Tier\x12\x1f\n\x06target\x18\t \x01(\x0e\x32\x0f.pavane.v1.Tier*;\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0e\n\nTIER_SLOTS\x10\x01\x12\r\n\tTIER_HOST\x10\x02*\x89\x01\n\x0e\x43\x61\x63heEventKind\x12 \n\x1c\x43\x41\x43HE_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_EVENT_KIND_STORED\x10\x01\x12\x1c\n\x18\x43\x41\x43HE_EVENT_KIND_EVICTED\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_EVENT_KIND_MOVED\x10\x03\x32\xdd\x02\n\x0c\x41\x64minService\x12\x43\n\x08GetStats\x12\x1a.pavane.v1.GetStatsRequest\x1a\x1b.pavane.v1.GetStatsResponse\x12R\n\rListWorkflows\x12\x1f.pavane.v1.ListWorkflowsRequest\x1a .pavane.v1.ListWorkflowsResponse\x12g\n\x0cListMessages\x12*.pavane.v1.AdminServiceListMessagesRequest\x1a+.pavane.v1.AdminServiceListMessagesResponse\x12K\n\nWatchCache\x12\x1c.pavane.v1.WatchCacheRequest\x1a\x1d.pavane.v1.WatchCacheResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pavane.protos.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIER']._serialized_start=2829
-  _globals['_TIER']._serialized_end=2873
-  _globals['_CACHEEVENTKIND']._serialized_start=2876
-  _globals['_CACHEEVENTKIND']._serialized_end=3013
+  _globals['_TIER']._serialized_start=3011
+  _globals['_TIER']._serialized_end=3070
+  _globals['_CACHEEVENTKIND']._serialized_start=3073
+  _globals['_CACHEEVENTKIND']._serialized_end=3210
   _globals['_TOKENCOUNTS']._serialized_start=107
   _globals['_TOKENCOUNTS']._serialized_end=239
   _globals['_CALLCOUNTS']._serialized_start=241
@@ -46,35 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATSRESPONSE']._serialized_start=374
   _globals['_GETSTATSRESPONSE']._serialized_end=735
   _globals['_SLOTSTATS']._serialized_start=738
-  _globals['_SLOTSTATS']._serialized_end=890
-  _globals['_TIERUSE']._serialized_start=892
-  _globals['_TIERUSE']._serialized_end=989
-  _globals['_NAMESPACESLOTS']._serialized_start=991
-  _globals['_NAMESPACESLOTS']._serialized_end=1041
-  _globals['_ACTIVITY']._serialized_start=1044
-  _globals['_ACTIVITY']._serialized_end=1234
-  _globals['_STEPTIMES']._serialized_start=1237
-  _globals['_STEPTIMES']._serialized_end=1390
-  _globals['_LIMITS']._serialized_start=1392
-  _globals['_LIMITS']._serialized_end=1477
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1479
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1603
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1605
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1698
-  _globals['_WORKFLOWSTATS']._serialized_start=1701
-  _globals['_WORKFLOWSTATS']._serialized_end=2069
-  _globals['_ADMINSERVICELISTMESSAGESREQUEST']._serialized_start=2071
-  _globals['_ADMINSERVICELISTMESSAGESREQUEST']._serialized_end=2183
-  _globals['_ADMINSERVICELISTMESSAGESRESPONSE']._serialized_start=2185
-  _globals['_ADMINSERVICELISTMESSAGESRESPONSE']._serialized_end=2287
-  _globals['_MESSAGESTATS']._serialized_start=2290
-  _globals['_MESSAGESTATS']._serialized_end=2557
-  _globals['_WATCHCACHEREQUEST']._serialized_start=2559
-  _globals['_WATCHCACHEREQUEST']._serialized_end=2578
-  _globals['_WATCHCACHERESPONSE']._serialized_start=2580
-  _globals['_WATCHCACHERESPONSE']._serialized_end=2656
-  _globals['_CACHEEVENT']._serialized_start=2659
-  _globals['_CACHEEVENT']._serialized_end=2827
-  _globals['_ADMINSERVICE']._serialized_start=3016
-  _globals['_ADMINSERVICE']._serialized_end=3365
+  _globals['_SLOTSTATS']._serialized_end=914
+  _globals['_TIERUSE']._serialized_start=917
+  _globals['_TIERUSE']._serialized_end=1081
+  _globals['_NAMESPACESLOTS']._serialized_start=1083
+  _globals['_NAMESPACESLOTS']._serialized_end=1133
+  _globals['_ACTIVITY']._serialized_start=1136
+  _globals['_ACTIVITY']._serialized_end=1326
+  _globals['_STEPTIMES']._serialized_start=1329
+  _globals['_STEPTIMES']._serialized_end=1482
+  _globals['_LIMITS']._serialized_start=1484
+  _globals['_LIMITS']._serialized_end=1569
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1571
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1695
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1697
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1790
+  _globals['_WORKFLOWSTATS']._serialized_start=1793
+  _globals['_WORKFLOWSTATS']._serialized_end=2185
+  _globals['_ADMINSERVICELISTMESSAGESREQUEST']._serialized_start=2187
+  _globals['_ADMINSERVICELISTMESSAGESREQUEST']._serialized_end=2299
+  _globals['_ADMINSERVICELISTMESSAGESRESPONSE']._serialized_start=2301
+  _globals['_ADMINSERVICELISTMESSAGESRESPONSE']._serialized_end=2403
+  _globals['_MESSAGESTATS']._serialized_start=2406
+  _globals['_MESSAGESTATS']._serialized_end=2673
+  _globals['_WATCHCACHEREQUEST']._serialized_start=2675
+  _globals['_WATCHCACHEREQUEST']._serialized_end=2694
+  _globals['_WATCHCACHERESPONSE']._serialized_start=2696
+  _globals['_WATCHCACHERESPONSE']._serialized_end=2772
+  _globals['_CACHEEVENT']._serialized_start=2775
+  _globals['_CACHEEVENT']._serialized_end=3009
+  _globals['_ADMINSERVICE']._serialized_start=3213
+  _globals['_ADMINSERVICE']._serialized_end=3562
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,8 @@ Ids are chosen by the client: [A-Za-z0-9._-]{1,64}; message ids are unique in th
 bytes is the same call and may be sent again at any time; the same id with other bytes is ALREADY_EXISTS.
 
 Every call may carry the metadata `pavane-namespace` ([A-Za-z0-9._-]{0,64}, default empty): workflows and cached
-encodings of one namespace are invisible to every other.
+encodings of one namespace are invisible to every other. A server with API keys takes the namespace from the key
+(`authorization: Bearer ...`), and refuses others but those that the key shares.
 
 Errors carry a pavane.v1.Error in the trailing metadata `pavane-error-bin`; docs/errors.md lists the reasons.
 """
@@ -1145,7 +1146,8 @@ class Receipt(google.protobuf.message.Message):
     @property
     def attention_mass(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """If asked for, by parent, "(own)" for header and content and "(bos)" if there is one: the share of attention, mean over
-        layers, heads and the tokens that were generated, each in the row from which it was chosen. The shares sum to 1.
+        layers, heads and the tokens that were generated (or ended the turn), each in the row that it was chosen after. They
+        sum to 1.
         """
 
     def __init__(
@@ -1422,6 +1424,7 @@ class PlanResponse(google.protobuf.message.Message):
     PEAK_SLOTS_FIELD_NUMBER: builtins.int
     KV_BYTES_READ_FIELD_NUMBER: builtins.int
     CRITICAL_PATH_FIELD_NUMBER: builtins.int
+    ASSUMED_WINNERS_FIELD_NUMBER: builtins.int
     peak_slots: builtins.int
     """What follows is of all unfinished calls of the workflow, from now on.
     the most slots at one time with what they read and compute, if nothing of it is evicted
@@ -1430,10 +1433,10 @@ class PlanResponse(google.protobuf.message.Message):
     """K and V of the distinct slots that a step reads, summed over the steps"""
     @property
     def planned(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:
-        """The calls that are new, parents first, as they will have ended: DONE or FAILED, with start, finish, error and a receipt
-        without times; no text and no tokens. Finish LENGTH: the number of generated tokens is assumed. The receipts come true,
-        call by call, if that many are generated (and are not, by chance, what is encoded already), steps have room for all
-        that is ready, and nothing is evicted meanwhile.
+        """The calls that are new, parents first, as they will have ended: DONE, FAILED, or CANCELLED with the rest of a group; with
+        start, finish, error and a receipt without times; no text and no tokens. Finish LENGTH: the number of generated tokens is
+        assumed. The receipts come true, call by call, if that many are generated (and are not, by chance, what is encoded
+        already), steps have room for all that is ready, and nothing is evicted meanwhile.
         """
 
     @property
@@ -1444,6 +1447,12 @@ class PlanResponse(google.protobuf.message.Message):
     def critical_path(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """the chain of calls with the longest estimated work, parents first"""
 
+    @property
+    def assumed_winners(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AssumedWinners]:
+        """Only a run can tell which members of a group are first. All of the above holds if these are, for each group that is
+        open: those that are done, then the first ones in the order of the members, without any that fail.
+        """
+
     def __init__(
         self,
         *,
@@ -1452,11 +1461,31 @@ class PlanResponse(google.protobuf.message.Message):
         peak_slots: builtins.int = ...,
         kv_bytes_read: builtins.int = ...,
         critical_path: collections.abc.Iterable[builtins.str] | None = ...,
+        assumed_winners: collections.abc.Iterable[global___AssumedWinners] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["total", b"total"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["critical_path", b"critical_path", "kv_bytes_read", b"kv_bytes_read", "peak_slots", b"peak_slots", "planned", b"planned", "total", b"total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assumed_winners", b"assumed_winners", "critical_path", b"critical_path", "kv_bytes_read", b"kv_bytes_read", "peak_slots", b"peak_slots", "planned", b"planned", "total", b"total"]) -> None: ...
 
 global___PlanResponse = PlanResponse
+
+@typing.final
+class AssumedWinners(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: builtins.int
+    WINNERS_FIELD_NUMBER: builtins.int
+    group_id: builtins.str
+    @property
+    def winners(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        group_id: builtins.str = ...,
+        winners: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group_id", b"group_id", "winners", b"winners"]) -> None: ...
+
+global___AssumedWinners = AssumedWinners
 
 @typing.final
 class ScoreRequest(google.protobuf.message.Message):

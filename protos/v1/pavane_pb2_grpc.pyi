@@ -7,7 +7,8 @@ Ids are chosen by the client: [A-Za-z0-9._-]{1,64}; message ids are unique in th
 bytes is the same call and may be sent again at any time; the same id with other bytes is ALREADY_EXISTS.
 
 Every call may carry the metadata `pavane-namespace` ([A-Za-z0-9._-]{0,64}, default empty): workflows and cached
-encodings of one namespace are invisible to every other.
+encodings of one namespace are invisible to every other. A server with API keys takes the namespace from the key
+(`authorization: Bearer ...`), and refuses others but those that the key shares.
 
 Errors carry a pavane.v1.Error in the trailing metadata `pavane-error-bin`; docs/errors.md lists the reasons.
 """

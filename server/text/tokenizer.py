@@ -36,6 +36,7 @@ class Tokenizer:
         self.control_ids = vocabulary.control_ids
         self._vocabulary = vocabulary
         self._bytes = vocabulary.data
+        self._texts = [b"" if id in self.control_ids else data for id, data in enumerate(vocabulary.data)]
         self._control_text = {vocabulary.tokens[id]: id for id in sorted(self.control_ids)}
         self._space_after_control = _space_after_control(vocabulary)
 
@@ -81,7 +82,12 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        return b"".join(self.bytes_of(id, special=special) for id in ids).decode("utf-8", errors="replace")
+        known = tuple(ids)
+        if known and (min(known) < 0 or max(known) >= self.vocab_size):
+            self.bytes_of(next(id for id in known if not 0 <= id < self.vocab_size))  # raises
+        data = self._bytes if special else self._texts
+        # A long message is decoded on the event loop: without a Python call for each token.
+        return b"".join(map(data.__getitem__, known)).decode("utf-8", errors="replace")
 
     def bytes_of(self, id: int, *, special: bool = False) -> bytes:
         """What token `id` adds to the text: nothing for a control token, unless `special`.
@@ -91,7 +97,7 @@ class Tokenizer:
         """
         if not 0 <= id < self.vocab_size:
             raise ValueError(f"token id {id} is outside the vocabulary (0..{self.vocab_size - 1})")
-        return b"" if id in self.control_ids and not special else self._bytes[id]
+        return (self._bytes if special else self._texts)[id]
 
     def token_bytes(self) -> list[bytes | None]:
         """What every token adds to the text, by id; None for those that add none: control and unused tokens."""

@@ -70,9 +70,11 @@ def test_a_logarithmic_scale_spans_whole_decades():
 
 
 def test_edges_are_coloured_by_what_they_cost():
-    parents = {"a": (), "b": (), "c": ("a", "b")}
-    html = graph(parents, {("c", "a"): 0.5})
+    html = graph({("c", "a"): 0.5, ("c", "b"): 0.0, ("d", "c"): -0.1})
     assert "c reads a: 0.5000 nats a token" in html
+    assert html.index("d reads c") < html.index("c reads b") < html.index("c reads a")
     assert 'class="edge shade4"' in html
-    assert "c reads b: not measured" in html
+    assert [html.count(f'cx="{x}%"') for x in ("16.667", "50.000", "83.333")] == [2, 1, 1]
     assert [shade(value, 0.5) for value in (0.0, 0.01, 0.05, 0.2, 0.5)] == [0, 0, 1, 3, 4]
+    with pytest.raises(ValueError, match="these read each other: b, a"):
+        graph({("a", "b"): 0.1, ("b", "a"): 0.1})

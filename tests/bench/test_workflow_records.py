@@ -7,11 +7,17 @@ import pytest
 from support.measured import SETUP, measured, recording, run
 
 from pavane.bench.workflows.journal import Journal, JournalFailed, read
-from pavane.bench.workflows.records import BadRecord, Trouble, as_line, from_line
+from pavane.bench.workflows.lines import BadRecord, as_line, from_line
+from pavane.bench.workflows.records import Diverged, Judged, Trouble
 
 
 def test_records_survive_the_file():
-    records = [*measured(2), Trouble("c", "vllm", "no answer")]
+    records = [
+        *measured(2),
+        Trouble("c", "vllm", "no answer"),
+        Judged("c", "debate", 1, "reuse", ("It is 4.",), ("4",), 1.0, 5, 0.5),
+        Diverged("c", "debate", 1, "reuse", "agent1-round1", 0.25, 0.9, {"start": 0.01}),
+    ]
     lines = [as_line(record) for record in records]
     assert [from_line(line) for line in lines] == records
     assert [json.loads(line)["kind"] for line in lines[:3]] == ["setup", "recording", "run"]
@@ -25,7 +31,7 @@ def test_records_survive_the_file():
         ({"calls": [3]}, "the field 'calls' holds 3, which is no object"),
         ({"calls": [{"id": "a"}]}, "TimedCall: the field 'parents' is missing"),
         ({"speed": 1}, "unknown field 'speed'"),
-        ({"kind": "walk"}, "'kind' must be one of setup, recording, run, trouble, not 'walk'"),
+        ({"kind": "walk"}, "'kind' must be one of setup, recording, run, trouble, judged, diverged, not 'walk'"),
     ],
 )
 def test_what_is_no_record_is_named(change, said):
@@ -68,6 +74,11 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path):
     path.write_text(as_line(recording()) + "\n")
     with pytest.raises(JournalFailed, match="the first line must be the setup"):
         Journal(path).begin(SETUP)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(JournalFailed, match=r"cannot be written: .*No such file or directory"):
+        Journal(tmp_path / "no" / "out.jsonl").begin(SETUP)
 
 
 def test_counts_that_differ_are_seen():

@@ -10,6 +10,7 @@ import pytest
 
 from pavane.cache import Costs, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
 from pavane.cache.costs import TRY_AGAIN
+from pavane.cache.graph import Change
 from pavane.cache.slots import Extent, length_of
 
 PAGE = 4
@@ -47,6 +48,17 @@ class World:
         self.below: dict[bytes, list[bytes | None]] = {}
         self.faulty = faulty
         self.seen: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()  # tokens in slots and below, by what `on_change` has told
+        self.cache.on_change = self.changed
+
+    def changed(self, change: Change, node: Node, tokens: int) -> None:
+        source, target = {
+            "stored": ("", "slots"), "evicted": ("slots", ""), "left": ("slots", "host"), "came": ("host", "slots"),
+            "lost": ("host", ""),
+        }[change]  # fmt: skip
+        self.told[source] -= tokens
+        self.told[target] += tokens
+        self.told.pop("", None)
 
     def pick(self, running: bool) -> Holder | None:
         fitting = [holder for holder in self.holders if bool(holder.needs) == running]
@@ -217,6 +229,7 @@ class World:
         audit(self.cache, [holder.span for holder in self.holders], held)
         for holder in self.holders:
             assert holder.span.tokens().tolist() == holder.tokens
+        where: Counter[str] = Counter()  # tokens of nodes that lookups find
         stack = [context.root for context in self.cache.contexts.values()]
         while stack:
             node = stack.pop()
@@ -230,6 +243,11 @@ class World:
                 kept = self.below[copy.entry.key][copy.first : copy.first + copy.length]
                 assert kept == contents(node, copy.length), "the tier holds something else"
                 self.seen["split"] += copy.length < copy.entry.tokens
+            if node.indexed and node.complete:
+                where["slots"] += len(node)
+            elif node.indexed and node.covered:
+                where["host"] += len(node)
+        assert +self.told == where, "the changes told lead elsewhere"
 
     def close(self) -> None:
         for holder in self.holders:

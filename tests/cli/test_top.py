@@ -19,6 +19,7 @@ from rich.console import Console
 from pavane.cli.top import as_json, look
 from pavane.cli.top_view import render, shares, short
 from pavane.clients import Admin, ServerInfo
+from pavane.clients.admin_results import Tier
 from pavane.protos.v1 import admin_pb2_grpc, pavane_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from tests.clients.fake_admin import FakeAdmin, workflow
@@ -83,6 +84,18 @@ def test_it_fits(frame, width, height):
 
 def test_all_of_it_without_a_terminal(frame):
     assert sum("  w0" in line or " w0" in line for line in drawn(frame, 80, None)) == 40
+
+
+def test_a_tier_below_the_slots(frame):
+    host = Tier("host", 4096, 1024, 23_040, kept_tokens=3000, fetched_tokens=1250, failed_moves=1)
+    stats = replace(frame.stats, tiers=(*frame.stats.tiers, host))
+    workflows = (replace(frame.workflows[0], tokens_on_host=640), *frame.workflows[1:])
+    lines = drawn(replace(frame, stats=stats, workflows=workflows), 80, 24)
+    assert max(map(len, lines)) == 80
+    assert "host      ████▓▓▓▓▓▓▓▓▓▓▓▓ 25% used · 75% free of 4.1k, 94MB · 3.0k in, 1.2k out" in lines
+    head, first = lines[13:15]
+    assert head[head.index("HOST") - 1 : head.index("HOST") + 4] == " HOST"
+    assert first[: head.index("HOST") + 4].endswith("1.5k    700   640")
 
 
 def test_an_empty_server(frame):

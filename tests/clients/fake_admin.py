@@ -100,6 +100,7 @@ class FakeAdmin(stubs.AdminServiceServicer):
     async def WatchCache(self, request: pb.WatchCacheRequest, context: object):
         yield pb.WatchCacheResponse()
         event = pb.CacheEvent(
-            kind=pb.CACHE_EVENT_KIND_EVICTED, namespace="acme", message_id="m", content_key=b"key", tokens=7, sequence=3
-        )
+            kind=pb.CACHE_EVENT_KIND_EVICTED, source=pb.TIER_HOST, namespace="acme", message_id="m",
+            content_key=b"key", tokens=7, sequence=3,
+        )  # fmt: skip
         yield pb.WatchCacheResponse(events=[event], dropped=2)

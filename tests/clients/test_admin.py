@@ -67,7 +67,7 @@ async def test_messages_page_by_page(admin):
 async def test_watching(admin):
     first, second = [changes async for changes in admin.watch_cache()]
     assert (first.events, first.dropped) == ((), 0)
-    assert second.events == (CacheEvent("evicted", "acme", "", "m", b"key", 7, 3),)
+    assert second.events == (CacheEvent("evicted", "acme", "", "m", b"key", 7, 3, "host", ""),)
     assert second.dropped == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -96,8 +97,6 @@ def test_a_wrong_field_is_found(documents: list[Document]) -> None:
 
 
 def test_the_variables_are_settings_that_the_server_takes(documents: list[Document], tmp_path: Path) -> None:
-    import argparse
-
     given = {name: value for name, value in variables(documents).items() if name.startswith("PAVANE_")}
     known = {f"PAVANE_{name.upper()}" for name in ServerConfig.__dataclass_fields__}
     assert set(given) <= known

@@ -55,6 +55,21 @@ async def test_a_plan_comes_true(wire: Wire, fidelity: Any) -> None:
     await wire.open()
 
 
+async def test_a_group_is_planned_as_if_its_first_members_were_first(wire: Wire) -> None:
+    calls = [
+        prefill("q", "Is 89 a prime?"),
+        decode("a", ["q"], "A:", max_tokens=2),
+        decode("b", ["q"], "B:", max_tokens=40),
+        decode("sum", ["g"], "So:", max_tokens=2),
+    ]
+    group = pb.Group(id="g", members=["a", "b"], need=1, cancel_rest=True)
+    submit = pb.SubmitRequest(workflow_id=wire.id, calls=calls, groups=[group])
+    planned = await wire.rpc.Plan(pb.PlanRequest(submit=submit), timeout=PATIENCE)
+    assert [(one.group_id, list(one.winners)) for one in planned.assumed_winners] == [("g", ["a"])]
+    states = {message.id: message.state for message in planned.planned}
+    assert (states["a"], states["b"], states["sum"]) == (pb.STATE_DONE, pb.STATE_CANCELLED, pb.STATE_DONE)
+
+
 async def test_what_was_submitted_is_passed_over_and_read(wire: Wire) -> None:
     calls = debate("Is 97 a prime?")
     await wire.tell(*calls[:4])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.fingerprint import FingerprintRunner
 from support.harness import FakeRunner, Harness, decode, prefill
+from support.tiers import empty
 
 from pavane.scheduler.cache_events import CacheChange, CacheEvents
 from pavane.scheduler.introspection import SLICE
@@ -45,6 +47,24 @@ def test_messages_that_come_and_go(h: Harness) -> None:
     h.submit(decode("e", [7], "p", "before", max_tokens=1))
     h.run()
     assert sorted(told(events, after)) == [("stored", "before", 10), ("stored", "e", 4), ("stored", "p", 20)]
+
+
+def test_messages_that_go_below_and_come_back() -> None:
+    runner = FingerprintRunner(60)
+    runner.add_tier(0, faulty=False)
+    h = Harness(runner, 60, host_pages=4)
+    events = CacheEvents(h.scheduler)
+    begin(events)
+    h.submit(prefill("p", [4] * 20))
+    h.run()
+    h.cache.evict(60)
+    h.submit(decode("d", [5, 6], "p", max_tokens=3, trailer=()))
+    h.run()
+    assert told(events) == [("stored", "p", 20), ("left", "p", 20), ("came", "p", 20), ("stored", "d", 5)]
+    after = events.last
+    h.cache.evict(60)
+    empty(h.cache)
+    assert sorted(told(events, after)) == [("left", "d", 5), ("left", "p", 20), ("lost", "d", 5), ("lost", "p", 20)]
 
 
 def test_content_keys_tell_equal_encodings(h: Harness) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from time import perf_counter
 
 import pytest
+from support.fingerprint import FingerprintRunner
 from support.harness import FakeRunner, Harness, decode, prefill
 
+from pavane.kernels.pages import PAGE
 from pavane.scheduler.errors import RequestError
-from pavane.scheduler.introspection import SLICE, Inspector, MessageStats, WorkflowStats
+from pavane.scheduler.introspection import SLICE, HostStats, Inspector, MessageStats, WorkflowStats
 from pavane.scheduler.spec import Ended, Outcome, Receipt, Retention, State, TokensAdded
 from pavane.scheduler.tally import WINDOW_S, Tally, TokenCounts
 
@@ -57,6 +59,7 @@ def check(h: Watched) -> None:
         assert {name: getattr(w.calls, name) for name in counts} == counts
         for state in (State.BLOCKED, State.QUEUED, State.RUNNING):
             states[state.value] += counts[state.value]
+        assert w.tokens_on_host == sum(m.tokens_on_host for m in messages)
         assert w.tokens == sum(m.tokens for m in messages)
         assert w.tokens_in_slots == sum(m.tokens_in_slots for m in messages)
         assert all(0 <= m.tokens_in_slots <= m.tokens for m in messages)
@@ -131,6 +134,29 @@ def test_entries_of_a_workflow() -> None:
     assert (d.decode, d.parents, d.tokens) == (True, ("p",), 8)
     h.cache.evict(200)
     assert [m.tokens_in_slots for m in h.messages(("", "x"))] == [0, 0, 0]
+
+
+def test_messages_below_the_slots() -> None:
+    runner = FingerprintRunner(60)
+    runner.add_tier(0, faulty=False)
+    h = Watched(runner, 60, host_pages=9)
+    h.scheduler.submit("", "a", [prefill("p", [3] * 20), prefill("same", [3] * 20), prefill("q", [4] * 40)], h.now)
+    h.run()
+    h.cache.evict(60)
+    h.run()
+    assert [(m.tokens_in_slots, m.tokens_on_host) for m in h.messages(("", "a"))] == [(0, 20), (0, 20), (0, 40)]
+    (a,) = [w for w in h.workflows(namespace="") if w.id == "a"]
+    assert (a.tokens_in_slots, a.tokens_on_host) == (0, 80)
+    stats = h.inspector.stats(h.now)
+    assert stats.slots.evicted == 60
+    assert stats.host == HostStats(9 * PAGE, (-(-20 // PAGE) - (-40 // PAGE)) * PAGE, 60, 0, 0)
+    h.scheduler.submit("", "a", [decode("d", [5], "p", max_tokens=1)], h.now)
+    h.run()
+    p = h.messages(("", "a"))[0]
+    assert (p.tokens_in_slots, p.tokens_on_host) == (20, 20), "what has come back stays there as well"
+    host = h.inspector.stats(h.now).host
+    assert host is not None
+    assert (host.fetched, host.failed) == (20, 0)
 
 
 def test_ten_thousand_messages_do_not_stop_the_loop() -> None:

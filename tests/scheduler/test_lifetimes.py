@@ -39,6 +39,28 @@ def test_a_message_is_kept_for_those_that_will_read_it() -> None:
     assert keep(h, "p") is Keep.HELD
 
 
+def test_a_pin_holds_from_when_a_call_is_ready() -> None:
+    h = harness(max_running=1)
+    h.submit(decode("first", [5], max_tokens=3), kept(decode("d", [3, 4], max_tokens=3), pin=True))
+    h.step()
+    assert keep(h, "d") is Keep.PINNED
+    call = h.scheduler.graph.workflow("", "w").calls["d"]
+    h.scheduler.release("", "w", ["d"], h.now)
+    assert call.keep is Keep.SOON, "nobody can ask for it when it has ended"
+    h.run()
+
+
+def test_a_group_keeps_members_that_have_ended_before_it_came() -> None:
+    h = harness(max_running=1)
+    h.submit(prefill("a", [3, 4]))
+    h.run()
+    later = decode("b", [5], max_tokens=9)
+    h.scheduler.submit("", "w", [later], h.now, [GroupSpec("g", digest("g"), ("a", "b"), 2)])
+    assert keep(h, "a") is Keep.SOON
+    h.run()
+    assert keep(h, "a") is Keep.HELD
+
+
 def test_idle_workflows_give_way_and_come_back() -> None:
     h = harness()
     h.submit(prefill("p", [3, 4]))
@@ -57,10 +79,10 @@ def test_declared_readers_that_are_still_to_come() -> None:
     h.submit(kept(prefill("p", [3, 4]), readers=2))
     assert keep(h, "p") is Keep.LATER
     h.run()
-    assert keep(h, "p") is Keep.SOON
+    assert keep(h, "p") is Keep.LATER
     h.submit(prefill("a", [5], "p"))
     h.run()
-    assert keep(h, "p") is Keep.SOON
+    assert keep(h, "p") is Keep.LATER
     h.submit(prefill("b", [6], "p"))
     h.run()
     assert keep(h, "p") is Keep.HELD

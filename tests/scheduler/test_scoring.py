@@ -17,7 +17,7 @@ from pavane.kernels.batch import Batch, StepResult
 from pavane.models.reference import ReferenceModel
 from pavane.scheduler.errors import RequestError
 from pavane.scheduler.scoring import Score, ScoreSpec
-from pavane.scheduler.spec import CallSpec, Failure, GroupSpec, ParentSpec, Receipt, State
+from pavane.scheduler.spec import CallSpec, Failure, GroupSpec, ParentSpec, Receipt, Retention, State
 
 torch.set_num_threads(1)
 CONFIG = tiny_config()
@@ -250,7 +250,7 @@ def test_what_ends_the_calls_of_a_workflow_ends_its_scores() -> None:
     spec = decode("d", [3], "b", "c", forced=FORCED * 4)
     for end, reason in (
         (lambda h: h.scheduler.close("", "w", h.now), "WORKFLOW_CLOSED"),
-        (lambda h: h.scheduler.cancel("", "w", ["b"], True, h.now), "CANCELLED"),
+        (lambda h: h.scheduler.cancel("", "w", ["c"], True, h.now), "CANCELLED"),
         (lambda h: h.scheduler.fail_all("DRAINING", "so", h.now), "DRAINING"),
     ):
         h = harness(token_budget=5)
@@ -349,3 +349,19 @@ def test_scores_run_beside_decodes_in_the_same_steps() -> None:
     alone.submit(*GRAPH, decode("e", [3], "a", forced=(4,) * 12, logprobs=1))
     alone.run()
     assert h.outcome("e").logprobs == pytest.approx(alone.outcome("e").logprobs, abs=1e-5)
+
+
+def test_a_score_is_no_reader_that_was_declared_and_no_call_that_is_named() -> None:
+    h = harness(token_budget=2)
+    h.submit(replace(GRAPH[0], retention=Retention(readers=2)))
+    h.run()
+    parent = h.scheduler.graph.workflow("", "w").calls["a"]
+    scores = h.score(decode("d", [3], ParentSpec("a", offset=1, last_use=True), forced=FORCED))
+    h.step()
+    assert parent.expected_readers == 2
+    h.submit(prefill("b", [5], "a"))
+    assert h.scheduler.cancel("", "w", ["a", "b"], True, h.now) == ["b"]
+    assert one(scores).failure is not None
+    h.run()
+    assert not parent.released
+    assert h.outcome("a").state is State.DONE

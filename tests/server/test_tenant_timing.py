@@ -9,7 +9,7 @@ from statistics import median
 
 from support.secured import FIRST, FakeRunner, KeyFile, served, tiny_model
 
-from pavane.clients import Client, Result
+from pavane.clients import Client
 from pavane.kernels.batch import Batch, StepResult
 
 ROUNDS = 40
@@ -26,15 +26,20 @@ class PacedRunner(FakeRunner):
 
 
 def prompt(number: int) -> list[int]:
+    """No two begin alike."""
     draw = random.Random(number)
-    return [FIRST + draw.randrange(100) for _ in range(LENGTH)]
+    return [FIRST + number, *(FIRST + draw.randrange(100) for _ in range(LENGTH - 1))]
 
 
-async def ask(client: Client, tokens: list[int]) -> Result:
+async def ask(client: Client, tokens: list[int]) -> tuple[float, int]:
+    """Seconds until the first token was here, and what the server says that it has encoded."""
     async with client.workflow() as workflow:
-        return await workflow.decode(
-            workflow.prefill(tokens=tokens), header_tokens=[FIRST], max_tokens=1, ignore_eos=True
-        )
+        began = time.perf_counter()
+        answer = workflow.decode(workflow.prefill(tokens=tokens), header_tokens=[FIRST], max_tokens=1, ignore_eos=True)
+        await anext(aiter(answer))
+        seconds = time.perf_counter() - began
+        await answer
+    return seconds, workflow.total.encoded
 
 
 def chance(first: list[float], second: list[float], shuffles: int = 2000) -> float:
@@ -51,7 +56,7 @@ async def test_nobody_sees_by_the_clock_what_others_have_asked(tmp_path: Path) -
     keys = KeyFile(tmp_path / "keys")
     theirs, ours = keys.add("a"), keys.add("b")
     times: dict[str, list[float]] = {"seen by others": [], "seen by nobody": [], "seen by us": []}
-    results: dict[str, set[tuple[int, int]]] = {kind: set() for kind in times}
+    encoded: dict[str, set[int]] = {kind: set() for kind in times}
     async with served(tiny_model(tmp_path), PacedRunner, api_keys=str(keys.path), num_slots=100_000) as server:
         target = f"127.0.0.1:{server.port}"
         async with Client(target, api_key=theirs) as a, Client(target, api_key=ours) as b:
@@ -61,13 +66,14 @@ async def test_nobody_sees_by_the_clock_what_others_have_asked(tmp_path: Path) -
                 trials = list(zip(times, (prompt(3 * number + i) for i in range(3)), strict=True))
                 random.Random(number).shuffle(trials)
                 for kind, tokens in trials:
-                    receipt = (await ask(b, tokens)).receipt
-                    times[kind].append(receipt.first_token)
-                    results[kind].add((receipt.encoded, receipt.reused_in_place))
-    # What was cached for us is told from what was not, in each single round, so the clock is good enough to see it.
+                    seconds, computed = await ask(b, tokens)
+                    times[kind].append(seconds)
+                    encoded[kind].add(computed)
+    assert encoded["seen by others"] == encoded["seen by nobody"] == {LENGTH + 1}
+    assert encoded["seen by us"] == {1}  # the header
+    # What was cached for us is told from what was not: the clock is good enough to see it.
     effect = median(times["seen by nobody"]) - median(times["seen by us"])
     assert effect > 0.5 * ROW_S * LENGTH
-    assert results["seen by others"] == results["seen by nobody"] != results["seen by us"]
     others, nobody = times["seen by others"], times["seen by nobody"]
     print({kind: f"{median(found) * 1e3:.2f} ms" for kind, found in times.items()}, "p =", chance(others, nobody))
-    assert abs(median(others) - median(nobody)) < 0.1 * effect
+    assert abs(median(others) - median(nobody)) < 0.25 * effect

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from pavane.cache import Keep
 from pavane.scheduler.calls import Call, Group
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.spec import CallSpec, Finish, GroupSpec, Outcome, ParentSpec, State
@@ -61,6 +62,9 @@ class Rules:
             assert workflow.unfinished == len(unfinished)
             assert workflow.resting == sum(len(call.tokens) for call in workflow.calls.values() if rests(call))
             total += len(unfinished)
+            for call in workflow.calls.values():
+                if call.span is not None and call.state is not State.BLOCKED:
+                    assert call.keep is _level(call), f"{call.id} is kept for {call.keep}"
             for call in unfinished:
                 states[call.state] += 1
                 if call.state is State.RUNNING:
@@ -143,3 +147,14 @@ def rests(call: Call) -> bool:
     """It is done, and nobody is known who will read it."""
     read = call.children or call.expected_readers or any(group.open for group in call.member_of)
     return call.state is State.DONE and not read
+
+
+def _level(call: Call) -> Keep:
+    """What a message is kept for, as the states of its readers have it."""
+    if call.spec.retention.pin and not call.released:
+        return Keep.PINNED
+    if not call.state.ended or call.children or any(group.open for group in call.member_of):
+        return Keep.LATER if call.workflow.begun_at is None else Keep.SOON
+    if call.expected_readers:
+        return Keep.LATER
+    return Keep.IDLE if call.workflow.idle else Keep.HELD

@@ -1,0 +1,1 @@
+"""How good the answers of workflows are, and how far reuse moves them."""
