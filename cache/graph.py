@@ -156,9 +156,10 @@ class GraphCache:
                             stack.extend((n, False) for n in _inputs(node) if n not in seen)
         return out
 
-    def acquire(self, needs: Sequence[Span], owner: object, *, spare: int = 0) -> bool:
+    def acquire(self, needs: Sequence[Span], owner: object, *, spare: int = 0, sparing: bool = False) -> bool:
         """Locks `needs`, makes `owner` the one who computes what is missing in them and gives it slots; `spare` more
-        for the last one, to grow into. All or nothing: False if there is no room now, NeverFitsError if there never is.
+        for the last one, to grow into. All or nothing: False if there is no room now, or, `sparing`, none without
+        dropping what is kept for SOON or more; NeverFitsError if there never is.
         """
         nodes = [node for span in needs for node in span.upwards()]
         for node in nodes:
@@ -168,7 +169,8 @@ class GraphCache:
         if missing:
             sizes[-1] += spare
         want = sum(max(0, size - length_of(n.extents or [])) for n, size in zip(missing, sizes, strict=True))
-        if want > self.pool.free + self.idle_slots:
+        spared = sum(self._idle.slots_by_level[Keep.SOON :]) if sparing and self._idle.by_level else 0
+        if want > self.pool.free + self.idle_slots - spared:
             for node in nodes:
                 self._unlock(node)
             total = spare + sum(span.length for span in needs)

@@ -20,8 +20,8 @@ class Keep(IntEnum):
     NONE = 0  # nobody; a lookup may find it
     IDLE = 1  # a message of a workflow that waits for a person or a tool
     HELD = 2  # a message of an active workflow, without declared readers
-    LATER = 3  # a declared reader is blocked
-    SOON = 4  # a reader is ready and waits for room
+    LATER = 3  # a declared reader, which is still to come, or whose workflow waits for its turn
+    SOON = 4  # a declared reader, whose workflow is under way
     PINNED = 5  # somebody asked for it
 
 

@@ -76,9 +76,8 @@ class Call:
 
     # the cache
     span: Span | None = None  # its own encoding; retained until nobody can ask for it
-    keep: Keep = Keep.SOON  # the level at which it is retained
-    soon: int = 0  # children that are ready to run
-    reads_soon: bool = False  # it is one of those for its parents
+    keep: Keep = Keep.LATER  # the level at which it is retained
+    rests: bool = False  # it has ended, and no call that is to read it is known
     expected_readers: int = 0  # that are not submitted yet
     uses: list[Use] = field(default_factory=list)
     visible: list[Member] = field(default_factory=list)
@@ -203,8 +202,12 @@ class Workflow:
     priority: int = 0  # within its tenant, higher first
     deadline: float | None = None  # for all of its calls
     idle: bool = False  # waits for a person or a tool
+    begun_at: float | None = None  # since when it is under way; None: it waits for its turn
     work: float = 0.0  # left to do, in the units of estimates.py
     calls: dict[str, Call] = field(default_factory=dict)
+    open: dict[Call, None] = field(default_factory=dict)  # those that have not ended, parents first
+    resting: int = 0  # tokens of messages that rest
+    grows: bool = False  # calls have come, or are announced, that read what others had ended by then
     groups: dict[str, Group] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)  # of every id ever used, released ones too
     unfinished: int = 0

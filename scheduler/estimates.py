@@ -42,7 +42,8 @@ class Estimates:
 
     def link(self, call: Call, limit: int) -> list[Call]:
         """A new call: its workflow has more to do, and those above it a longer chain below them. Returns these."""
-        call.work = call.chain = self.work(call, limit)
+        call.work = self.work(call, limit)
+        call.chain = _length(call)
         call.workflow.work += call.work
         longer = [call]
         changed: list[Call] = []
@@ -50,14 +51,21 @@ class Estimates:
             below = longer.pop()
             members = (member for group in below.groups if group.open for member in group.members)
             for parent in (*below.parents, *members):
-                if not parent.state.ended and parent.work + below.chain > parent.chain:
+                chain = _length(parent) + below.chain
+                if not parent.state.ended and chain > parent.chain:
                     if len(changed) == MOST_UPDATES:
                         return changed
                     changed.append(parent)
-                    parent.chain = parent.work + below.chain
+                    parent.chain = chain
                     longer.append(parent)
         return changed
 
     def unlink(self, call: Call) -> None:
         """The call has ended."""
         call.workflow.work = max(0.0, call.workflow.work - call.work)
+
+
+def _length(call: Call) -> float:
+    """Of the call in a chain. A text comes right after calls as urgent as those that read it: so texts are encoded when
+    the turn of their readers comes, and do not all wait for them in slots."""
+    return call.work if call.spec.decode is not None else -1.0

@@ -60,6 +60,7 @@ class Expiry:
         workflows = self._states.graph.workflows.values()
         for workflow in workflows:
             if waits(workflow, now):
+                self._states.order.suspend(workflow)
                 self._states.lifetimes.rest(workflow, True)
         return [w for w in workflows if w.unfinished == 0 and now - w.touched_at > w.ttl]
 

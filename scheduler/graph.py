@@ -314,6 +314,7 @@ class Graph:
             for winner in group.winners:
                 link_parent(call, winner)
         workflow.calls[spec.id] = call
+        workflow.open[call] = None
         workflow.unfinished += 1
         self.unfinished += 1
         return call

@@ -10,6 +10,7 @@ from pavane.cache import Keep, Member, Node, Position, Span
 from pavane.cache.slots import SlotPool
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.lifetimes import reading
 from pavane.scheduler.spec import ParentSpec
 
 
@@ -52,7 +53,7 @@ def resolve(cache: Structure, call: Call, max_model_len: int) -> None:
             raise _too_long(call, at + length, max_model_len)
         if edge.exact:
             span = cache.extend(cache.position(call.workflow.namespace, call.visible, at).node, parent.tokens)
-            cache.retain(span, Keep.SOON)
+            cache.retain(span, reading(call.workflow))
         else:
             assert parent.span is not None
             span = parent.span

@@ -23,6 +23,7 @@ from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.expiry import Expiry
 from pavane.scheduler.graph import Graph, Limits
+from pavane.scheduler.lifetimes import reading
 from pavane.scheduler.order import FirstCome, GraphOrder
 from pavane.scheduler.preview import Plan, preview
 from pavane.scheduler.readiness import Readiness
@@ -40,7 +41,8 @@ class Scheduler:
     """See the module's docstring.
 
     `share` lets calls of one step read an encoding together; without it, and with a cache that keeps offsets apart, the
-    layout of a call's attention does not depend on other calls. `policy` is one of POLICIES.
+    layout of a call's attention does not depend on other calls. `policy` is one of POLICIES. With "graph", a workflow
+    begins only when what it needs fits the slots (turns.py), unless there is no `load_control`.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class Scheduler:
         token_budget: int = 512,
         share: bool = True,
         policy: str = "graph",
+        load_control: bool = True,
         tenants: Tenants | None = None,
     ) -> None:
         self.cache = cache
         self.tenants = tenants or Tenants()
         self.graph = Graph(limits, self.tenants)
         order = GraphOrder(self.tenants) if policy == "graph" else FirstCome()
-        self._states = States(cache, self.graph, self.tenants, order)
+        begun = GraphOrder(self.tenants) if policy == "graph" and load_control else None
+        self._states = States(cache, self.graph, self.tenants, order, begun)
         self._readiness = Readiness(self._states, text)
         self._steps = Steps(
             self._states, self._readiness, text, max_running=max_running, token_budget=token_budget, share=share
@@ -235,6 +239,7 @@ class Scheduler:
         self._states.groups.close(workflow)
         for call in list(workflow.calls.values()):
             self._states.release(call)
+        self._states.order.forget(workflow)
         self.graph.forget(workflow)
         self._states.tell(workflow, Closed(workflow.total))
         return workflow.total
@@ -367,7 +372,7 @@ class Scheduler:
             if call.span is not None:
                 retained.append((call.span, call.keep))
             if not call.state.ended:
-                retained.extend((use.span, Keep.SOON) for use in call.uses if use.exact)
+                retained.extend((use.span, reading(call.workflow)) for use in call.uses if use.exact)
             acquired.extend(call.needs)
         return retained, acquired
 

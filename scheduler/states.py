@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from pavane.cache import GraphCache, Keep
+from pavane.cache import GraphCache
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import Estimates
 from pavane.scheduler.graph import Graph
 from pavane.scheduler.groups import Groups
-from pavane.scheduler.lifetimes import Lifetimes
-from pavane.scheduler.order import Order
+from pavane.scheduler.lifetimes import Lifetimes, reading
+from pavane.scheduler.order import GraphOrder, Order
 from pavane.scheduler.spec import Ended, Event, Failure, State, StateChanged
 from pavane.scheduler.tenants import Tenants
+from pavane.scheduler.turns import Turns
+from pavane.scheduler.working_set import WorkingSets
 
 
 class States:
     """`ready` are calls whose parents are complete and that nobody has resolved yet."""
 
-    def __init__(self, cache: GraphCache, graph: Graph, tenants: Tenants, order: Order) -> None:
+    def __init__(
+        self, cache: GraphCache, graph: Graph, tenants: Tenants, order: Order, begun: GraphOrder | None = None
+    ) -> None:
+        """`order`, `begun`: see Turns."""
         self.cache = cache
         self.graph = graph
         self.tenants = tenants
-        self.order = order
         self.estimates = Estimates()
         self.lifetimes = Lifetimes(cache)
+        sets = WorkingSets(cache, self.estimates, graph.limits.max_model_len)
         self.groups = Groups(self)
         self.running: dict[Call, None] = {}
+        self.order = Turns(order, begun, sets, self.lifetimes, self.running)
         self.counts: Counter[State] = Counter()  # calls that are, or have ended, in each state
         self.ready: deque[Call] = deque()
         self.to_expire: list[Call] = []  # have ended well, and are kept for a time
@@ -59,8 +65,6 @@ class States:
         elif call.state is State.QUEUED:
             self.order.remove(call)
             tenant.waiting -= 1
-        if call.state is State.BLOCKED and not state.ended:
-            self.lifetimes.resolved(call)
         was_running = call.state is State.RUNNING
         self.counts[call.state] -= 1
         self.counts[state] += 1
@@ -104,7 +108,7 @@ class States:
             self.let_go_of_needs(call)
             for use in call.uses:
                 if use.exact:
-                    self.cache.release(use.span, Keep.SOON)
+                    self.cache.release(use.span, reading(call.workflow))
             call.ended_at = now
             call.failure = failure
             if state is not State.DONE:
@@ -131,7 +135,7 @@ class States:
             call.edits = None
             if call.attention is not None:
                 call.attention.pieces = ()
-            self.lifetimes.ended(call)
+            self.lifetimes.refresh(call)
             self._let_go_of_parents(call)
 
     def end_all(self, calls: Iterable[Call], state: State, failure: Failure, now: float) -> list[Call]:
@@ -163,6 +167,7 @@ class States:
     def _count_out(self, call: Call, state: State, now: float) -> None:
         workflow = call.workflow
         workflow.unfinished -= 1
+        del workflow.open[call]
         workflow.touched_at = now
         workflow.tenant.unfinished -= 1
         self.graph.unfinished -= 1

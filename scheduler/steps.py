@@ -59,6 +59,7 @@ class Steps:
         """The next step, or None if there is nothing to compute now."""
         assert self.step is None, "the last step was not committed"
         order = self._states.order
+        order.make_way(now)
         for call in self._yielding.to_others():
             self._preempt(call)
         while True:
@@ -188,6 +189,7 @@ class Steps:
                 states.end(call, State.FAILED, now, Failure(Reason.NEVER_FITS, text, (call.id,)))
                 continue
             states.enter(call, State.RUNNING)
+            states.order.begin(call.workflow, now)
             call.started_at = call.started_at if call.started_at is not None else now
             moved = True
             self._advance(call, step, now)
@@ -201,7 +203,7 @@ class Steps:
         if call.spec.decode is not None and not call.sealed and not own.complete:
             spare = min(RUN, call.max_tokens - call.generated)
         try:
-            if not self._cache.acquire(needs, call, spare=spare):
+            if not self._cache.acquire(needs, call, spare=spare, sparing=self._states.order.sparing):
                 return False
         except NeverFitsError:
             # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.

@@ -1,26 +1,38 @@
-"""What eviction costs: tokens encoded again in a pool of half the need, by graph against least recently used."""
+"""What a small cache costs: tokens encoded again in a pool of half the need, by graph against least recently used.
+
+The graph says what goes first, and with load control also what begins: both together are compared with neither, and
+each alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
-from pavane.bench.report import Figure, at_least
-from pavane.bench.scheduling.part import Found, Options, Progress, mean
+from pavane.bench.report import Figure, at_most
+from pavane.bench.scheduling.part import Found, Options, Progress, mean, percentile
 from pavane.bench.scheduling.play import Player
 from pavane.bench.simulation.cost import fitted
-from pavane.bench.simulation.system import Eviction, System
+from pavane.bench.simulation.simulator import Run
+from pavane.bench.simulation.system import System
 from pavane.bench.trace import make_trace, read_trace
 
 RUNNING, LOAD = 16, 0.95
-BASE: Eviction = "lru"
-OTHER: Eviction = "graph"
-BAR = at_least(2.0)
+BASE, OTHER = "lru", "graph, load control"
+ARMS = {
+    BASE: System(max_num_seqs=RUNNING, eviction="lru", load_control=False),
+    "graph": System(max_num_seqs=RUNNING, load_control=False),
+    "lru, load control": System(max_num_seqs=RUNNING, eviction="lru"),
+    OTHER: System(max_num_seqs=RUNNING),
+}
+BAR, TIME_BAR = at_most(0.5), at_most(1.0)
 GRAIN = 2  # coarser tokens would make what a decode keeps in reserve count too much
 
 
 def measure(options: Options, progress: Progress) -> Found:
     """Raises SimulationError."""
-    ample = System(max_num_seqs=RUNNING)
+    ample = ARMS[OTHER]
     player = Player(fitted()[0], min(GRAIN, options.grain))
     if options.trace is not None:
         traces = [read_trace(options.trace)]
@@ -28,22 +40,53 @@ def measure(options: Options, progress: Progress) -> Found:
         full = Player(player.cost, options.grain).saturation(ample, options)
         seeds, count = (1, 30) if options.quick else (max(1, options.seeds // 2), options.workflows // 4)
         traces = [make_trace(seed, count, LOAD * full) for seed in range(seeds)]
-    tokens: dict[Eviction, list[int]] = {BASE: [], OTHER: []}
+    runs: dict[str, list[Run]] = {name: [] for name in ARMS}
     needs = []
     for number, trace in enumerate(traces):
         need = player.play(ample, trace).peak_need
         needs.append(need)
-        for eviction, each in tokens.items():
-            run = player.play(replace(ample, eviction=eviction, num_slots=need // 2), trace)
-            each.append(run.total.reencoded * player.grain)
-        again = ", ".join(f"{name} {each[-1]}" for name, each in tokens.items())
+        for name, system in ARMS.items():
+            runs[name].append(player.play(replace(system, num_slots=need // 2), trace))
+        again = "; ".join(f"{name} {_again(each[-1:], player)[0]}" for name, each in runs.items())
         progress(f"  eviction, trace {number}: {need} tokens needed at most; encoded again: {again}")
-    ratios = [base / max(1, other) for base, other in zip(tokens[BASE], tokens[OTHER], strict=True)]
-    figure = Figure.of(
-        f"tokens encoded again, pool half of the need: {BASE} / {OTHER}",
-        mean(ratios),
-        BAR,
-        str(sum(tokens[OTHER])),
-        str(sum(tokens[BASE])),
-    )
-    return Found([figure], {"peak_need": needs, "reencoded": tokens, "grain": player.grain})
+    tokens = {name: _again(each, player) for name, each in runs.items()}
+    data = {
+        "peak_need": needs,
+        "reencoded": tokens,
+        "mean_s": {name: [fmean(_times(run)) for run in each] for name, each in runs.items()},
+        "p99_s": {name: [percentile(_times(run), 99) for run in each] for name, each in runs.items()},
+        "grain": player.grain,
+    }
+    figures = [
+        Figure(
+            f"tokens encoded again, pool half of the need: {name} / {BASE}",
+            sum(tokens[name]) / max(1, sum(tokens[BASE])),
+            BAR if name == OTHER else None,
+            str(sum(tokens[name])),
+            str(sum(tokens[BASE])),
+        )
+        for name in list(ARMS)[1:]
+    ]
+    return Found([*figures, *_slower(runs)], data)
+
+
+def _slower(runs: dict[str, list[Run]]) -> list[Figure]:
+    """What load control does to the times of workflows."""
+    base, other = ([_times(run) for run in runs[name]] for name in ("graph", OTHER))
+    return [
+        Figure.of(
+            f"{what} of a workflow, same pool: {OTHER} / graph",
+            mean([of(b) / of(a) for a, b in zip(base, other, strict=True)]),
+            TIME_BAR,
+            *(f"{fmean(map(of, each)):.0f} s" for each in (other, base)),
+        )
+        for what, of in (("mean time", fmean), ("99th percentile of the time", lambda times: percentile(times, 99)))
+    ]
+
+
+def _again(runs: Sequence[Run], player: Player) -> list[int]:
+    return [run.total.reencoded * player.grain for run in runs]
+
+
+def _times(run: Run) -> list[float]:
+    return [workflow.seconds for workflow in run.workflows]

@@ -29,6 +29,7 @@ class System:
     policy: str = "graph"
     eviction: Eviction = "graph"
     burst: float = BURST  # of tenants, in units of work
+    load_control: bool = True
     priorities: Mapping[str, int] = field(default_factory=dict)  # of a tenant's workflows, where not 0
 
     def cache(self) -> GraphCache:
@@ -43,6 +44,7 @@ class System:
             token_budget=self.max_num_batched_tokens,
             policy=self.policy,
             tenants=Tenants(burst=self.burst),
+            load_control=self.load_control,
         )
 
 

@@ -48,3 +48,14 @@ def test_the_flood_differs_from_the_share_in_one_tenant_alone():
 def test_percentiles_are_values_that_were_seen():
     assert [percentile([3.0, 1.0, 2.0], p) for p in (1, 34, 99, 100)] == [1.0, 2.0, 3.0, 3.0]
     assert percentile([float(i) for i in range(100)], 99) == 98.0
+
+
+def test_with_load_control_hardly_anything_is_encoded_again(tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(line + "\n" for line in trace_lines(make_trace(3, 12, 1.0))))
+    path = tmp_path / "sched.json"
+    assert main(["bench", "sched", "--only", "eviction", "--trace", str(trace), "--json", str(path)]) == 0
+    again = json.loads(path.read_text())["parts"]["eviction"]["reencoded"]
+    assert sum(again["lru"]) > 10_000
+    assert sum(again["graph"]) < sum(again["lru"])
+    assert sum(again["graph, load control"]) < 0.05 * sum(again["lru"])

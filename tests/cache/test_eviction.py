@@ -320,3 +320,18 @@ def test_a_step_that_failed_takes_back_what_was_told() -> None:
     cache.abandon([a], "call")
     assert changes[2:] == [("stored", 1)], "what was written before the step stays"
     leave(cache, a)
+
+
+@pytest.mark.parametrize("policy", ["graph", "lru"])
+def test_who_is_sparing_drops_nothing_that_is_wanted_soon(policy: str) -> None:
+    cache = GraphCache(100, eviction="graph" if policy == "graph" else "lru")
+    levels = (Keep.HELD, Keep.SOON, Keep.PINNED, Keep.LATER)
+    spans = [message(cache, [3 + i] * 20, level=level) for i, level in enumerate(levels)]
+    wanted = put(cache, [9] * 61)
+    needs = cache.requirements([wanted])
+    assert cache.acquire(needs, "call", sparing=True) is (policy == "lru"), "20 are free, 40 kept for less"
+    audit(cache, [*zip(spans, levels, strict=True), wanted], needs if policy == "lru" else ())
+    if policy == "graph":
+        assert cache.acquire(needs, "call")
+    cache.abandon(needs, "call")
+    leave(cache, wanted, *zip(spans, levels, strict=True))

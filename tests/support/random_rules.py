@@ -58,7 +58,9 @@ class Rules:
         running: set[Call] = set()
         for workflow in scheduler.graph.workflows.values():
             unfinished = [call for call in workflow.calls.values() if not call.state.ended]
+            assert list(workflow.open) == unfinished
             assert workflow.unfinished == len(unfinished)
+            assert workflow.resting == sum(len(call.tokens) for call in workflow.calls.values() if rests(call))
             total += len(unfinished)
             for call in workflow.calls.values():
                 if call.span is not None and call.state is not State.BLOCKED:
@@ -141,12 +143,18 @@ class Rules:
             assert receipt.trailer == len(spec.decode.trailer)
 
 
+def rests(call: Call) -> bool:
+    """It is done, and nobody is known who will read it."""
+    read = call.children or call.expected_readers or any(group.open for group in call.member_of)
+    return call.state is State.DONE and not read
+
+
 def _level(call: Call) -> Keep:
     """What a message is kept for, as the states of its readers have it."""
     if call.spec.retention.pin and not call.released:
         return Keep.PINNED
-    if not call.state.ended or any(child.state in (State.QUEUED, State.RUNNING) for child in call.children):
-        return Keep.SOON
-    if call.children or call.expected_readers or any(group.open for group in call.member_of):
+    if not call.state.ended or call.children or any(group.open for group in call.member_of):
+        return Keep.LATER if call.workflow.begun_at is None else Keep.SOON
+    if call.expected_readers:
         return Keep.LATER
     return Keep.IDLE if call.workflow.idle else Keep.HELD
