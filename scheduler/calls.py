@@ -81,10 +81,9 @@ class Call:
     expected_readers: int = 0  # that are not submitted yet
     uses: list[Use] = field(default_factory=list)
     visible: list[Member] = field(default_factory=list)
-    needs: list[Span] = field(default_factory=list)  # acquired: non-empty exactly while running
+    needs: list[Span] = field(default_factory=list)  # acquired: while it runs, and between the pieces of its mending
     inputs_ready: bool = False  # all of `needs` but its own path is computed
-    mending: bool = False  # `needs` is one hole and what computing it reads; the call itself comes later
-    mends: int = 0
+    mending: bool = False  # `needs` is for one hole (mending.py); the call itself comes later
     sealed: bool = False  # tokens are final
     encoded: bool = False  # ... and all scheduled: usable by children in the same step
 

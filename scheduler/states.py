@@ -79,6 +79,11 @@ class States:
         if was_running:
             self.order.free(tenant)
 
+    def wait(self, call: Call) -> None:
+        """A running call waits again. While it is mended, it keeps its locks."""
+        call.inputs_ready = call.mending = False
+        self.enter(call, State.QUEUED)
+
     def encoded(self, call: Call) -> None:
         """The call's message is complete, or will be with the step that is being put together."""
         call.encoded = True

@@ -18,6 +18,7 @@ from pavane.scheduler.content import restart, seal, take
 from pavane.scheduler.encode import RUN, encode, grow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import DECODED
+from pavane.scheduler.mending import Mending
 from pavane.scheduler.order import Key
 from pavane.scheduler.plan import Sample, Step
 from pavane.scheduler.readiness import Readiness
@@ -31,7 +32,6 @@ from pavane.scheduler.text import TextRules
 from pavane.scheduler.yielding import Yielding
 
 PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
-MENDS_PER_HOLE = 4  # how often a call may encode again, piece by piece, what eviction keeps taking
 
 
 class Steps:
@@ -48,6 +48,7 @@ class Steps:
         self._token_budget = token_budget
         self._batches = BatchMaker(text, bos=int(states.cache.bos_id is not None), share=share)
         self._yielding = Yielding(states, max_running)
+        self._mending = Mending(states)
 
     @property
     def _cache(self) -> GraphCache:
@@ -60,8 +61,9 @@ class Steps:
         assert self.step is None, "the last step was not committed"
         order = self._states.order
         order.make_way(now)
-        for call in self._yielding.to_others():
-            self._preempt(call)
+        if self._mending.call is None:  # else nothing starts in their place
+            for call in self._yielding.to_others():
+                self._preempt(call)
         while True:
             step = self.step = self._open()
             calls = sorted(((not c.generated, order.key(c), c) for c in self._states.running), key=_first_two)
@@ -87,13 +89,13 @@ class Steps:
                 return None
             self.step = None
             for call in step.mended:
-                self._park(call)
+                self._states.wait(call)
             for call in step.finishing:  # found complete: nothing had to be computed
                 self._finish(call, now)
 
     def _promote(self) -> None:
         """What the call that is next in order reads comes back before it starts."""
-        if self._cache.tier is not None:
+        if self._cache.tier is not None and self._mending.call is None:
             call = self._states.order.first()
             if call is not None:
                 self._cache.promote(inputs(call))
@@ -171,12 +173,12 @@ class Steps:
     # ---- room
 
     def _admit(self, step: Step, now: float, before: Key | None = None) -> bool:
-        """Starts waiting calls in order, as long as the next one finds room, or those whose key is less than `before`.
-        True if any did."""
+        """Starts waiting calls in order, as long as the next one finds room, or those whose key is less than `before`;
+        while a call is mended, none but that. True if any did."""
         states, moved = self._states, False
         while len(states.running) < self._max_running and step.budget > 0:
-            call = states.order.first()
-            if call is None or (before is not None and states.order.key(call) >= before):
+            call = self._mending.call or states.order.first()
+            if call is None or call.state is State.RUNNING or (before is not None and states.order.key(call) >= before):
                 break
             try:
                 if not self._start(call):
@@ -197,26 +199,19 @@ class Steps:
 
     def _start(self, call: Call) -> bool:
         assert call.span is not None
-        needs = self._cache.requirements([*inputs(call), call.span])
-        own = needs[-1].node
-        spare = 0
+        own, spare = call.span.node, 0
         if call.spec.decode is not None and not call.sealed and not own.complete:
             spare = min(RUN, call.max_tokens - call.generated)
-        try:
-            if not self._cache.acquire(needs, call, spare=spare, sparing=self._states.order.sparing):
-                return False
-        except NeverFitsError:
-            # What it sees fits, but not with all that has to be encoded again for it: one hole after the other then.
-            holes = [span for span in needs[:-1] if not span.node.complete and span.node.owner is None]
-            if not holes or call.mends >= MENDS_PER_HOLE * len(needs):
-                raise
-            needs = self._cache.requirements(holes[:1])
-            if not self._cache.acquire(needs, call):
-                return False  # waiting for room is no attempt
-            call.mends += 1
-            call.mending = True
-        call.needs = needs
-        return True
+        if self._mending.call is None:
+            needs = self._cache.requirements([*inputs(call), call.span])
+            try:
+                if not self._cache.acquire(needs, call, spare=spare, sparing=self._states.order.sparing):
+                    return False
+                call.needs = needs
+                return True
+            except NeverFitsError:
+                pass  # what it sees fits, but not with all that has to be encoded again for it
+        return self._mending.start(call, spare)
 
     def _make_room(self, call: Call, node: Node, step: Step) -> bool:
         """Slots for the tokens of a running decode, at the expense of later calls if need be."""
@@ -243,8 +238,7 @@ class Steps:
     def _park(self, call: Call) -> None:
         """Back to waiting, without locks; what it has computed stays as cache until somebody needs the room."""
         self._states.let_go_of_needs(call)
-        call.inputs_ready = call.mending = False
-        self._states.enter(call, State.QUEUED)
+        self._states.wait(call)
 
     # ---- what came of it
 
@@ -261,7 +255,7 @@ class Steps:
             take_scores(step.scores, result.scored)
         for call in step.mended:
             if call.state is State.RUNNING:
-                self._park(call)
+                self._states.wait(call)
         for call in step.finishing:
             if not call.state.ended:
                 self._finish(call, now)

@@ -47,7 +47,7 @@ def check(h: Watched) -> None:
     slots = stats.slots
     assert slots.free + slots.idle + slots.locked == slots.total == h.slots
     assert sum(held for _, held in slots.namespaces) == slots.idle + slots.locked
-    held = {node for call in h.scheduler.running for span in call.needs for node in span.nodes()}
+    held = {node for span in h.scheduler.held()[1] for node in span.nodes()}
     assert slots.locked == sum(extent.length for node in held for extent in node.extents or ())
     states: Counter[str] = Counter()
     in_namespace: Counter[str] = Counter()
