@@ -6,10 +6,12 @@ from pavane.cache.costs import Costs
 from pavane.cache.graph import GraphCache, NeverFitsError
 from pavane.cache.nodes import Context, Entry, Keep, Member, Node, Position, Span
 from pavane.cache.slots import Extent, cut, length_of
+from pavane.cache.storage import Change
 from pavane.cache.tiers import Tier, Transfers
 
 __all__ = [
     "AuditError",
+    "Change",
     "Context",
     "Costs",
     "Entry",
