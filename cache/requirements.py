@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pavane.cache.nodes import Node, Span
 
 
 def requirements(spans: Iterable[Span]) -> list[Span]:
-    """The nodes of `spans` and, for those that nobody has computed or is computing, all that their computation reads,
-    as spans of one node each; inputs stand before what needs them."""
+    """See `GraphCache.requirements`."""
     seen: set[Node] = set()
     out: list[Span] = []
     for span in spans:
@@ -19,23 +18,39 @@ def requirements(spans: Iterable[Span]) -> list[Span]:
             if wanted.complete:  # nearly always
                 seen.add(wanted)
                 out.append(Span(wanted, wanted.lo))
-                continue
-            stack: list[tuple[Node, bool]] = [(wanted, False)]
-            while stack:
-                node, inputs_done = stack.pop()
-                if inputs_done:
-                    out.append(Span(node, node.lo))
-                elif node not in seen:
-                    seen.add(node)
-                    stack.append((node, True))
-                    if not node.complete and node.owner is None and not node.covered:
-                        stack.extend((n, False) for n in _inputs(node) if n not in seen)
+            else:
+                out += [Span(node, node.lo) for node in inputs_first(wanted, seen, _missing)]
     return out
 
 
-def _inputs(node: Node) -> list[Node]:
-    """What computing `node` reads: its context's members and the path above it."""
-    inputs = [n for member in node.context.members for n in member.span.nodes()]
-    if node.parent is not None and len(node.parent):
-        inputs.extend(Span(node.parent, 0).nodes())
-    return inputs
+def inputs_first(wanted: Node, seen: set[Node], missing: Callable[[Node], bool]) -> list[Node]:
+    """`wanted` and, of what is `missing`, all that its computation reads, inputs before what needs them; without what
+    was `seen` before, to which all of it is added."""
+    out: list[Node] = []
+    stack: list[tuple[Node, bool]] = [(wanted, False)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            out.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            if missing(node):
+                inputs = inputs_of(Span(node, node.lo))
+                stack.extend((n, False) for span in inputs for n in span.nodes() if n not in seen)
+    return out
+
+
+def inputs_of(span: Span) -> list[Span]:
+    """What computing `span` reads besides itself: its context's members and the path above it."""
+    spans = [member.span for member in span.node.context.members]
+    if span.lo:
+        first = span.nodes()[0]
+        assert first.parent is not None
+        spans.append(Span(first.parent, 0))
+    return spans
+
+
+def _missing(node: Node) -> bool:
+    """Nobody has computed or is computing it, and it is not to be fetched."""
+    return not node.complete and node.owner is None and not node.covered
