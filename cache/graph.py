@@ -4,6 +4,9 @@ Five kinds of verbs: structure (`position`, `extend`, `branch`) says which encod
 `regrade` say what they are kept for; `acquire` and `abandon` lock what a running call reads and give slots to what it
 has to compute; `grow`, `truncate` and `seal` serve the one node that a running decode appends to; `evict` makes room.
 Nothing here waits, and nothing here knows calls: an owner is any object.
+
+State belongs to the parts: trees.py has the structure, storage.py who has which slots, reclaim.py what was evicted,
+tiers.py what lies below. The parts know none above them: fetching.py, reclaim.py, then storage.py and trees.py.
 """
 
 from __future__ import annotations

@@ -28,6 +28,16 @@ def run_decode(
     return span
 
 
+def running(cache: GraphCache, tokens: Sequence[int]) -> tuple[Span, list[Span]]:
+    """A decode in its last step, and what it holds."""
+    branch = cache.branch(cache.position(N, [], 0).node, tokens)
+    cache.retain(branch)
+    needs = cache.requirements([branch])
+    assert cache.acquire(needs, "decode")
+    cache.fill(branch.node, len(tokens))
+    return branch, needs
+
+
 def test_a_running_decode_is_found_once_it_is_sealed() -> None:
     cache = GraphCache(100)
     root = cache.position(N, [], 0).node
@@ -75,11 +85,7 @@ def test_a_decode_that_others_read_already_is_not_folded_away() -> None:
     """The encoding of a message is final once a context names it."""
     cache = GraphCache(100)
     twin = message(cache, [3, 4, 5])
-    branch = cache.branch(cache.position(N, [], 0).node, [3, 4, 5])
-    cache.retain(branch)
-    needs = cache.requirements([branch])
-    assert cache.acquire(needs, "decode")
-    cache.fill(branch.node, 3)
+    branch, needs = running(cache, [3, 4, 5])
     reader = put(cache, B, [Member(branch, 10)], 14)  # while the decode runs its last step
     sealed = cache.seal(branch, needs)
     cache.abandon(needs, "decode")
@@ -91,11 +97,7 @@ def test_a_decode_that_others_read_already_is_not_folded_away() -> None:
 def test_a_decode_that_others_continue_already_is_not_folded_away() -> None:
     cache = GraphCache(100)
     twin = message(cache, [3, 4, 5])
-    branch = cache.branch(cache.position(N, [], 0).node, [3, 4, 5])
-    cache.retain(branch)
-    needs = cache.requirements([branch])
-    assert cache.acquire(needs, "decode")
-    cache.fill(branch.node, 3)
+    branch, needs = running(cache, [3, 4, 5])
     more = [put(cache, tokens, [Member(branch, 0)], 3) for tokens in (B, C)]
     sealed = cache.seal(branch, needs)
     cache.abandon(needs, "decode")
