@@ -128,6 +128,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def show(text: str, destination: str | None) -> None:
+    """What was found, for people: to stdout, or where the JSON goes there, to stderr."""
+    if destination == "-":
+        say(text)
+    else:
+        print(text)
+
+
 def verdict(name: str, value: float, bar: str, met: bool) -> str:
     return f"{name}: {value:.2f} (bar {bar}: {'met' if met else 'MISSED'})"
 

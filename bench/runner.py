@@ -14,7 +14,7 @@ from typing import Any, cast
 from pavane.bench.arguments import positive
 from pavane.bench.lab import Lab, open_lab, stopped_in_order
 from pavane.bench.peers.peer import PACKAGES
-from pavane.bench.report import Figure, Report, cores, cpu, emit, say, table
+from pavane.bench.report import Figure, Report, cores, cpu, emit, say, show, table
 from pavane.models.default import default_model_path
 
 COMPARED = ("decode", "prefill", "sharing", "debate", "chat", "overhead")
@@ -64,10 +64,7 @@ def run(names: Sequence[str], args: argparse.Namespace, default_peers: Sequence[
         about, reports = asyncio.run(_measure(benches, args, peers))
     figures = [figure for report in reports for figure in report.figures]
     lines = "\n".join(["", *about, "", table(figures), "", _summary(figures, time.monotonic() - began)])
-    if args.json == "-":
-        say(lines)
-    else:
-        print(lines)
+    show(lines, args.json)
     if len(reports) == 1:
         emit({**reports[0].as_json(), "about": about}, args.json)
     else:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pavane.bench.arguments import positive
-from pavane.bench.report import Figure, cores, cpu, emit, say, table
+from pavane.bench.report import Figure, cores, cpu, emit, say, show, table
 from pavane.bench.scheduling.part import Options
 from pavane.bench.simulation.cost import as_json, fitted
 from pavane.bench.simulation.simulator import SimulationError
@@ -63,10 +63,7 @@ def run(args: argparse.Namespace) -> int:
         data[name] = {"figures": [figure_json(figure) for figure in found.figures], **found.data}
         wrong += [f"{name}: {found.defect}"] if found.defect else []
     lines = "\n".join(["", *_about(args), "", table(figures), "", f"measured in {time.monotonic() - began:.0f} s"])
-    if args.json == "-":
-        say(lines)
-    else:
-        print(lines)
+    show(lines, args.json)
     emit({"bench": "sched", "parts": data}, args.json)
     for text in wrong:
         say(text)

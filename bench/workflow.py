@@ -27,7 +27,7 @@ from pavane.bench.peers.completions import Completions
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES, Peer, check_installed, start_peer
 from pavane.bench.peers.replay import longest, width
-from pavane.bench.report import cores, cpu, say, table
+from pavane.bench.report import cores, cpu, say, show, table
 from pavane.bench.server_process import ServerFailed
 from pavane.bench.workflows.cases import Case, make_cases, with_problem
 from pavane.bench.workflows.figures import all_figures
@@ -155,12 +155,10 @@ def _conclude(journal: Journal, cases: Sequence[Case], args: argparse.Namespace)
     if args.quick:
         head += "\n--quick: sizes too small for the figures to mean anything"
     text = f"\n{head}\n\n{table(found)}" if found else f"\n{head}\n\nno figures: they compare with the mode reuse"
+    show(text, args.json)
     if args.json == "-":
-        say(text)
         for record in journal.records:
             print(as_line(record))
-    else:
-        print(text)
     miscounted = [run for case in cases for run in journal.runs(case.name) if not run.counted]
     for run in miscounted:
         say(

@@ -4,25 +4,24 @@ Five kinds of verbs: structure (`position`, `extend`, `branch`) says which encod
 `regrade` say what they are kept for; `acquire` and `abandon` lock what a running call reads and give slots to what it
 has to compute; `grow`, `truncate` and `seal` serve the one node that a running decode appends to; `evict` makes room.
 Nothing here waits, and nothing here knows calls: an owner is any object.
+
+State belongs to the parts: trees.py has the structure, storage.py who has which slots, reclaim.py what was evicted,
+tiers.py what lies below. The parts know none above them: fetching.py, reclaim.py, then storage.py and trees.py.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
-from pavane.cache.eviction import Idle, Policy
+from pavane.cache.eviction import Policy
+from pavane.cache.fetching import Fetcher
 from pavane.cache.nodes import LEVELS, Context, Entry, Keep, Member, Node, Position, Span
-from pavane.cache.slots import Extent, SlotPool, cut, join, length_of
-from pavane.cache.tiers import Coming, Tier
+from pavane.cache.reclaim import Reclaimer
+from pavane.cache.requirements import requirements
+from pavane.cache.slots import cut, length_of
+from pavane.cache.storage import Change, Storage
+from pavane.cache.tiers import Tier
 from pavane.cache.trees import Trees, common
-
-CUT_KEEPS = 64  # a node is dropped in part only if at least so many tokens stay
-
-# KV of a node was computed into slots, dropped from slots, dropped there while a tier keeps it, fetched from the tier,
-# or dropped from a tier while it is in no slots.
-Change = Literal["stored", "evicted", "left", "came", "lost"]
 
 
 class NeverFitsError(Exception):
@@ -56,17 +55,16 @@ class GraphCache:
         on_change: Callable[[Change, Node, int], None] | None = None,
         tier: Tier | None = None,
     ) -> None:
-        self.pool = SlotPool(slots)
-        self.slots_held: Counter[str] = Counter()  # by namespace; those of none are free
-        self.evicted_nodes = [0] * len(LEVELS)  # by level, and in part counts too
-        self.evicted_tokens = [0] * len(LEVELS)
-        self.on_change = on_change
         self.tier = tier
-        if tier is not None:
-            tier.on_lost = self._lost
-        self._trees = Trees(bos_id=bos_id, identity=identity, absolute=absolute, on_split=self._split)
-        self._idle = Idle(eviction)
-        self._cuts = eviction == "graph"
+        self._storage = Storage(slots, eviction, tier, on_change)
+        self._trees = Trees(bos_id=bos_id, identity=identity, absolute=absolute, on_split=self._storage.split)
+        self._reclaimer = Reclaimer(self._storage, self._trees, tier)
+        self._fetcher = Fetcher(self._storage, self._reclaimer, tier) if tier is not None else None
+        self._idle = self._storage.idle
+        self.pool = self._storage.pool
+        self.slots_held = self._storage.slots_held  # by namespace; those of none are free
+        self.evicted_nodes = self._reclaimer.evicted_nodes  # by level, and in part counts too
+        self.evicted_tokens = self._reclaimer.evicted_tokens
 
     @property
     def bos_id(self) -> int | None:
@@ -75,6 +73,14 @@ class GraphCache:
     @property
     def contexts(self) -> dict[bytes, Context]:
         return self._trees.contexts
+
+    @property
+    def on_change(self) -> Callable[[Change, Node, int], None] | None:
+        return self._storage.on_change
+
+    @on_change.setter
+    def on_change(self, on_change: Callable[[Change, Node, int], None] | None) -> None:
+        self._storage.on_change = on_change
 
     @property
     def idle_slots(self) -> int:
@@ -121,7 +127,7 @@ class GraphCache:
         for node in list(span.upwards()):
             self._let_go(node, level)
             node.refs -= 1
-            self._let_rest(node)
+            self._reclaimer.let_rest(node)
 
     def regrade(self, span: Span, before: Keep, after: Keep) -> None:
         """What was retained at the level `before` is retained at `after` now."""
@@ -134,36 +140,17 @@ class GraphCache:
     def requirements(self, spans: Iterable[Span]) -> list[Span]:
         """The nodes of `spans` and, for those that nobody has computed or is computing, all that their computation
         reads, as spans of one node each; inputs stand before what needs them."""
-        seen: set[Node] = set()
-        out: list[Span] = []
-        for span in spans:
-            for wanted in span.nodes():
-                if wanted in seen:
-                    continue
-                if wanted.complete:  # nearly always
-                    seen.add(wanted)
-                    out.append(Span(wanted, wanted.lo))
-                    continue
-                stack: list[tuple[Node, bool]] = [(wanted, False)]
-                while stack:
-                    node, inputs_done = stack.pop()
-                    if inputs_done:
-                        out.append(Span(node, node.lo))
-                    elif node not in seen:
-                        seen.add(node)
-                        stack.append((node, True))
-                        if not node.complete and node.owner is None and not node.covered:
-                            stack.extend((n, False) for n in _inputs(node) if n not in seen)
-        return out
+        return requirements(spans)
 
     def acquire(self, needs: Sequence[Span], owner: object, *, spare: int = 0, sparing: bool = False) -> bool:
         """Locks `needs`, makes `owner` the one who computes what is missing in them and gives it slots; `spare` more
         for the last one, to grow into. All or nothing: False if there is no room now, or, `sparing`, none without
         dropping what is kept for SOON or more; NeverFitsError if there never is.
         """
+        storage, fetcher = self._storage, self._fetcher
         nodes = [node for span in needs for node in span.upwards()]
         for node in nodes:
-            self._lock(node)
+            storage.lock(node)
         missing = [node for node in nodes if node.owner is None and not node.complete]
         sizes = [len(n) for n in missing]
         if missing:
@@ -172,30 +159,29 @@ class GraphCache:
         spared = sum(self._idle.slots_by_level[Keep.SOON :]) if sparing and self._idle.by_level else 0
         if want > self.pool.free + self.idle_slots - spared:
             for node in nodes:
-                self._unlock(node)
+                storage.unlock(node)
             total = spare + sum(span.length for span in needs)
             if total > self.pool.size:
                 raise NeverFitsError(total, self.pool.size)
             return False
-        copied = [node for node in missing if node.copy is not None and not node.filled and not node.coming]
-        if self.tier is not None:
-            self.tier.pin(copied)
-        self._make_room(want)
+        copied = fetcher.pin(missing) if fetcher is not None else []
+        self._reclaimer.make_room(want)
         for node, size in zip(missing, sizes, strict=True):
             node.owner = owner
-            self._allot(node, max(size, length_of(node.extents or [])))
-        self._fetch(copied)
+            storage.allot(node, max(size, length_of(node.extents or [])))
+        if fetcher is not None:
+            fetcher.fetch(copied)
         return True
 
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
             for node in list(span.upwards()):
-                self._unlock(node)
+                self._storage.unlock(node)
                 if node.owner is owner:
                     node.owner = None
                 if node.locks == 0:
-                    self._settle(node)
+                    self._reclaimer.settle(node)
                     self._trees.prune(node)
 
     def fill(self, node: Node, count: int) -> int:
@@ -209,7 +195,7 @@ class GraphCache:
         if first > 0:
             node.known = filled
         if filled == length:
-            self._stored(node)  # while its owner is known
+            self._storage.stored(node)  # while its owner is known
             node.owner = None
         return max(0, first)
 
@@ -220,9 +206,9 @@ class GraphCache:
                 break
             was = len(part) if part.complete and part.indexed else 0
             part.filled = min(part.filled, max(0, depth - part.lo))
-            self._evicted(part, was)
+            self._storage.undone(part, was)
             if part.locks == 0 and part.attached:
-                self._settle(part)
+                self._reclaimer.settle(part)
                 self._trees.prune(part)
 
     def unlearn(self, node: Node, lo: int, hi: int) -> None:
@@ -239,8 +225,8 @@ class GraphCache:
         if capacity > have:
             if capacity - have > self.pool.free + self.idle_slots:
                 return False
-            self._make_room(capacity - have)
-            self._allot(node, capacity)
+            self._reclaimer.make_room(capacity - have)
+            self._storage.allot(node, capacity)
         return True
 
     def append(self, node: Node, tokens: Sequence[int], owner: object) -> None:
@@ -272,7 +258,7 @@ class GraphCache:
                 del above.branches[own]
                 above.children[own.tokens[0]] = own
                 if own.complete:
-                    self._stored(own)
+                    self._storage.stored(own)
                 break
             same = common(child.tokens, own.tokens, 0)
             if own.refs > 1 or own.children or own.branches:
@@ -292,84 +278,24 @@ class GraphCache:
         keep, rest = cut(node.extents or [], len(node))
         if rest:
             node.extents = keep or None
-            self._give_back(node, rest)
+            self._storage.give_back(node, rest)
 
     # ---- the tier below
 
     def promote(self, spans: Iterable[Span]) -> None:
         """Fetches what a call will read before it runs, as far as that costs nothing that anybody is kept for."""
-        for span in spans:
-            for node in span.nodes():
-                room = self.pool.free + (self._idle.slots_by_level[Keep.NONE] if self._idle.by_level else 0)
-                if self.tier is None or not node.covered or node.locks or len(node) > room:
-                    continue
-                self.tier.pin([node])
-                self._make_room(len(node))
-                self._allot(node, len(node))
-                self._fetch([node])
+        if self._fetcher is not None:
+            self._fetcher.promote(spans)
 
     def landed(self, arrived: Iterable[int], failed: Iterable[int], lost: Iterable[bytes]) -> None:
         """Moves have come to an end: tickets of those that came, and of those that could not; `lost` are the keys of
         what could not be kept."""
-        assert self.tier is not None
-        for key in lost:
-            if key in self.tier.entries:
-                self.forget(self.tier.entries[key])
-        for tickets, good in ((arrived, True), (failed, False)):
-            for ticket in tickets:
-                coming = self.tier.land(ticket)
-                if good:
-                    self.tier.fetched_tokens += coming.length
-                else:
-                    self.tier.failed += 1
-                    if coming.entry.nodes:
-                        self.forget(coming.entry)
-                for node in list(Span(coming.node, coming.lo).upwards()):
-                    self._land(node, coming, good)
+        assert self._fetcher is not None
+        self._fetcher.landed(arrived, failed, lost)
 
     def forget(self, entry: Entry) -> None:
         """Drops what a tier holds; no move from it may be under way."""
-        assert self.tier is not None
-        self._prune_all(self.tier.forget(entry))
-
-    def _fetch(self, nodes: list[Node]) -> None:
-        """The copies of `nodes`, which have slots now, are moved there."""
-        for node in nodes:
-            assert self.tier is not None
-            if node.covered:
-                node.owner = self.tier
-            self._lock(node)
-            self.tier.fetch(node)
-
-    def _land(self, node: Node, coming: Coming, good: bool) -> None:
-        """A node whose KV was coming has it, or has not."""
-        node.coming = False
-        if good:
-            node.filled = min(len(node), coming.lo + coming.length - node.lo)
-            node.known = max(node.known, node.filled)
-        if node.owner is self.tier:
-            node.owner = None
-        if node.complete and node.indexed and self.on_change is not None:
-            self.on_change("came", node, len(node))
-        self._unlock(node)
-        if node.locks == 0:
-            self._settle(node)
-            self._let_rest(node)
-
-    def _let_rest(self, node: Node) -> None:
-        """Nobody runs on `node` any more, or nobody keeps it: what cannot be found goes."""
-        if node.refs == 0 and node.locks == 0 and not node.indexed and node.attached:
-            if self.tier is not None:
-                self.tier.detach(node)
-            if node.extents is not None:
-                self._idle.discard(node)
-                self._held(node.context.namespace, -length_of(node.extents))
-                self.pool.release(self._drop(node))
-        self._trees.prune(node)
-
-    def _prune_all(self, nodes: list[Node]) -> None:
-        for node in nodes:
-            self._trees.prune(node)
+        self._reclaimer.forget(entry)
 
     # ---- eviction
 
@@ -379,69 +305,9 @@ class GraphCache:
         Of a long node only the end goes, if that is enough: its beginning is what others are likelier to share. But at
         least half of it, or decodes that grow by a few slots would slice it finely.
         """
-        freed: list[Extent] = []
-        given: dict[str, int] = {}  # slots, by namespace
-        missing = count
-        while missing > 0 and self._idle.slots:
-            node, rank = self._idle.pop()
-            length = len(node.tokens)
-            dropped = max(missing, length // 2)
-            if self._cuts and length - dropped >= CUT_KEEPS and node.indexed:
-                self._idle.put_back(self._trees.split(node, length - dropped), rank)
-            if self.tier is not None:
-                self._prune_all(self.tier.keep(node))
-            self.evicted_nodes[node.level] += 1
-            self.evicted_tokens[node.level] += node.filled
-            namespace = node.context.namespace
-            extents = self._drop(node)
-            slots = length_of(extents)
-            given[namespace] = given.get(namespace, 0) + slots
-            missing -= slots
-            freed += extents
-        for namespace, slots in given.items():
-            self._held(namespace, -slots)
-        self.pool.release(join([], sorted(freed)))
-        return count - missing
-
-    def _make_room(self, count: int) -> None:
-        if count > self.pool.free:
-            self.evict(count - self.pool.free)
-
-    def _drop(self, node: Node) -> list[Extent]:
-        """Takes the KV from a node that stands in no order any more; the slots, and counting them, are the caller's."""
-        assert node.extents is not None
-        extents, node.extents = node.extents, None
-        node.filled = 0
-        if self.on_change is not None and node.indexed:
-            self.on_change("left" if node.covered else "evicted", node, len(node))
-        self._trees.prune(node)
-        return extents
-
-    def _settle(self, node: Node) -> None:
-        """An unlocked node keeps its KV if it is whole; else what is written becomes a node of its own. A branch stays
-        one node, partly written: its call goes on with it."""
-        if node.complete or node.extents is None or (node.filled and not node.indexed):
-            return
-        self._idle.discard(node)
-        if node.filled:
-            upper = self._trees.split(node, node.filled)
-            if upper.locks == 0:
-                self._idle.add(upper)
-        if node.extents is not None:  # all of it may be the upper part's: a sealed decode without slots for its trailer
-            self._give_back(node, node.extents)
-            node.extents = None
+        return self._reclaimer.evict(count)
 
     # ---- parts
-
-    def _lock(self, node: Node) -> None:
-        if node.locks == 0:
-            self._idle.discard(node)
-        node.locks += 1
-
-    def _unlock(self, node: Node) -> None:
-        node.locks -= 1
-        if node.locks == 0 and node.extents is not None:
-            self._idle.add(node)
 
     def _hold(self, node: Node, level: Keep) -> None:
         node.holders[level] += 1
@@ -454,44 +320,6 @@ class GraphCache:
         node.holders[level] -= 1
         if level == node.level and not node.holders[level]:
             self._idle.regrade(node, next((held for held in reversed(LEVELS) if node.holders[held]), Keep.NONE))
-
-    def _allot(self, node: Node, capacity: int) -> None:
-        have = node.extents or []
-        before = have or (node.parent.extents if node.parent is not None else None)
-        after = before[-1].end if before else None
-        extra = self.pool.allocate(capacity - length_of(have), after)
-        node.extents = join(have, extra)
-        self._held(node.context.namespace, length_of(extra))
-
-    def _give_back(self, node: Node, extents: list[Extent]) -> None:
-        self.pool.release(extents)
-        self._held(node.context.namespace, -length_of(extents))
-
-    def _held(self, namespace: str, slots: int) -> None:
-        self.slots_held[namespace] += slots
-        if not self.slots_held[namespace]:
-            del self.slots_held[namespace]
-
-    def _split(self, upper: Node, lower: Node) -> None:
-        lower.context.splits += 1
-        self._idle.split(upper, lower)
-        if self.tier is not None:
-            self.tier.split(upper, lower)
-        if upper.complete and not lower.complete:  # not before, together
-            self._stored(upper)
-
-    def _stored(self, node: Node) -> None:
-        if self.on_change is not None and node.indexed:
-            self.on_change("stored", node, len(node))
-
-    def _evicted(self, node: Node, tokens: int) -> None:
-        if self.on_change is not None and tokens:
-            self.on_change("evicted", node, tokens)
-
-    def _lost(self, node: Node) -> None:
-        """A tier that had all of `node` gives it up."""
-        if self.on_change is not None and node.indexed:
-            self.on_change("lost", node, len(node))
 
     def _fold(self, own: Node, twin: Node, needs: list[Span]) -> None:
         """`twin` has the same tokens and KV as `own`, the first part of a branch: it takes its place."""
@@ -506,17 +334,9 @@ class GraphCache:
             if own.holders[level]:  # the one who ran it
                 self._hold(twin, level)
         if own.locks:
-            self._lock(twin)
+            self._storage.lock(twin)
             needs[-1:] = [Span(twin, twin.lo)] + ([Span(below, below.lo)] if below is not None else [])
         if own.extents is not None:
-            self._give_back(own, own.extents)
+            self._storage.give_back(own, own.extents)
         if self.tier is not None:
             self.tier.detach(own)
-
-
-def _inputs(node: Node) -> list[Node]:
-    """What computing `node` reads: its context's members and the path above it."""
-    inputs = [n for member in node.context.members for n in member.span.nodes()]
-    if node.parent is not None and len(node.parent):
-        inputs.extend(Span(node.parent, 0).nodes())
-    return inputs

@@ -101,6 +101,7 @@ class Trees:
         node.known -= upper.known
         if upper.complete:
             upper.owner = None
+        node.context.splits += 1
         self._on_split(upper, node)
         return upper
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from pavane.cache import Node
-from pavane.cache.graph import Change
+from pavane.cache import Change, Node
 from pavane.scheduler.calls import Call
 from pavane.scheduler.introspection import SLICE
 from pavane.scheduler.scheduler import Scheduler

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from pavane.cache import GraphCache, Keep, Member, Node, Position, Span
-from pavane.scheduler.resolve import inputs_of
+from pavane.cache import GraphCache, Keep, Member, Node, Position, Span, common, inputs_first, inputs_of
 
 
 class Draft:
@@ -71,7 +70,7 @@ class Draft:
             if twin is None:
                 self._cache.seal(Span(own, own.lo), [])
                 return span, folded
-            same = _common(twin.tokens, own.tokens)
+            same = common(twin.tokens, own.tokens, 0)
             if own.refs > 1 or own.children or own.branches:
                 return span, folded
             if capacity - folded < same or (self.written(twin) < same and twin.owner is None):
@@ -97,16 +96,7 @@ class Draft:
         out: list[Node] = []
         for span in spans:
             for wanted in span.nodes():
-                stack: list[tuple[Node, bool]] = [(wanted, False)]
-                while stack:
-                    node, inputs_done = stack.pop()
-                    if inputs_done:
-                        out.append(node)
-                    elif node not in seen:
-                        seen.add(node)
-                        stack.append((node, True))
-                        if not self.stored(node):
-                            stack.extend((n, False) for n in reads(node) if n not in seen)
+                out += inputs_first(wanted, seen, lambda node: not self.stored(node))
         return out
 
     def written(self, node: Node) -> int:
@@ -140,8 +130,3 @@ def _left_in_the_middle(node: Node, tokens: Sequence[int]) -> Node | None:
         done += len(child)
         node = child
     return None
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

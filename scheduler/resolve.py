@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pavane.cache import Keep, Member, Node, Position, Span
+from pavane.cache import Keep, Member, Node, Position, Span, inputs_of
 from pavane.cache.slots import SlotPool
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.errors import Reason, RequestError
@@ -120,16 +120,6 @@ def inputs(call: Call) -> list[Span]:
     """What the call's own tokens read."""
     assert call.span is not None
     return inputs_of(call.span)
-
-
-def inputs_of(span: Span) -> list[Span]:
-    """What computing `span` reads besides itself."""
-    spans = [member.span for member in span.node.context.members]
-    if span.lo:
-        first = span.nodes()[0]
-        assert first.parent is not None
-        spans.append(Span(first.parent, 0))
-    return spans
 
 
 def _check_pool(cache: Structure, call: Call) -> None:

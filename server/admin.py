@@ -5,7 +5,6 @@ reaches the port may call it. So it is then served only if `--admin` says so, by
 on a loopback address; a proxy that lets others in to such a port asks for `--admin off`.
 """
 
-# ruff: noqa: N802 - RPCs are named by the proto
 from __future__ import annotations
 
 import asyncio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pavane.cache.graph import Change
+from pavane.cache import Change
 from pavane.protos.v1 import admin_pb2 as pb
 from pavane.scheduler.cache_events import CacheChange
 from pavane.scheduler.introspection import CallCounts, EngineStats, HostStats, MessageStats, SlotStats, WorkflowStats

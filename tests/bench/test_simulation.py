@@ -48,7 +48,7 @@ def test_the_same_trace_runs_the_same_twice():
 @pytest.mark.parametrize("load_control", [True, False])
 def test_nothing_is_lost(load_control):
     trace = coarsen(make_trace(7, 30, 2.0), 8)
-    system = System(num_slots=1_500, max_num_seqs=5, max_num_batched_tokens=60, load_control=load_control)
+    system = System(num_slots=1_000, max_num_seqs=5, max_num_batched_tokens=60, load_control=load_control)
     run = play(trace, system)
     assert sorted(w.id for w in run.workflows) == sorted(w.id for w in trace)
     unread = sum(len(g.members) - g.need for w in trace for g in w.groups)

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.caches import A, B, C, compute, leave, message, put, stored
 
-from pavane.cache import GraphCache, Keep, Member, Node, Span, audit
+from pavane.cache import Change, GraphCache, Keep, Member, Node, Span, audit
 from pavane.cache.eviction import SEEN_PER_COST, TOKEN_COST
-from pavane.cache.graph import Change
 
 LEVELS = list(Keep)
 

@@ -9,9 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pavane.cache import GraphCache, Keep, Member, NeverFitsError, Node, Span, audit
+from pavane.cache import Change, GraphCache, Keep, Member, NeverFitsError, Node, Span, audit
 from pavane.cache.eviction import POLICIES, Policy
-from pavane.cache.graph import Change
 
 TOKENS = st.lists(st.integers(3, 5), min_size=1, max_size=7)
 LEVELS = st.sampled_from(Keep)
@@ -38,7 +37,7 @@ class CacheMachine(RuleBasedStateMachine):
     )
     def open(self, slots: int, bos: int | None, absolute: bool, eviction: Policy, cut_keeps: int) -> None:
         self.patches = pytest.MonkeyPatch()
-        self.patches.setattr("pavane.cache.graph.CUT_KEEPS", cut_keeps)
+        self.patches.setattr("pavane.cache.reclaim.CUT_KEEPS", cut_keeps)
         self.cache = GraphCache(slots, bos_id=bos, absolute=absolute, eviction=eviction, on_change=self.changed)
         self.found = 0  # tokens with KV that lookups find, by what `on_change` has told
         self.holders: list[Holder] = []

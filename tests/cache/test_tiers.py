@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pavane.cache import Costs, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
+from pavane.cache import Change, Costs, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
 from pavane.cache.costs import TRY_AGAIN
-from pavane.cache.graph import Change
 from pavane.cache.slots import Extent, length_of
 
 PAGE = 4
