@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from pavane.cache import NeverFitsError, Node, Span
+from pavane.cache import NeverFitsError, Node, Span, inputs_of
 from pavane.scheduler.calls import Call
-from pavane.scheduler.resolve import inputs, inputs_of
+from pavane.scheduler.resolve import inputs
 from pavane.scheduler.states import States
 
 
