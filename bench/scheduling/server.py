@@ -94,5 +94,6 @@ def _gauges(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
         text = response.read().decode()
     names = ("pavane_num_", "pavane_token_slots")
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    families = [family for family in text_string_to_metric_families(text) if family.type == "gauge"]
+    samples = (sample for family in families for sample in family.samples)
     return {sample.name: sample.value for sample in samples if sample.name.startswith(names)}
