@@ -89,6 +89,8 @@ def load_problems(path: Path, kind: type[P]) -> list[P]:
             continue
         try:
             problems.append(kind.from_json(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: this line is no JSON ({error.msg}, column {error.colno})") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}:{number}: {error}") from error
     if not problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,13 +22,13 @@ def tokens(default: int, about: str, *, least: int = 1) -> Any:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(ABC):
     """The base of each workflow's sizes. Raises ValueError or TypeError that names the field."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
             integer(one.name, getattr(self, one.name), one.metadata["most"], one.metadata["least"])
 
+    @abstractmethod
     def longest(self) -> int:
         """Tokens of answers, at most, that the call with the longest context reads and writes."""
-        raise NotImplementedError
