@@ -31,6 +31,7 @@ OPTIONS = {
     # A client that is gone without a word does not hold its streams for hours.
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.http2.ping_timeout_ms": 20_000,  # of pings that gRPC sends to measure the line: while one is out, no other is
 }
 
 

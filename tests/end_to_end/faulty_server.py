@@ -76,7 +76,11 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if "KEEPALIVE_S" in os.environ:
         silence = round(float(os.environ["KEEPALIVE_S"]) * 1000)
-        listen.OPTIONS |= {"grpc.keepalive_time_ms": silence, "grpc.keepalive_timeout_ms": silence}
+        listen.OPTIONS |= {
+            "grpc.keepalive_time_ms": silence,
+            "grpc.keepalive_timeout_ms": silence,
+            "grpc.http2.ping_timeout_ms": silence,
+        }
     fault = Path(os.environ["FAULT"])
     sys.exit(
         serve(
