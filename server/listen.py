@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 
 from pavane.scheduler.tenants import Tenants
+from pavane.server.access import Access
 from pavane.server.auth import Guard
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.interceptor import RpcInterceptor
@@ -48,11 +49,11 @@ class Listener:
             except ValueError as error:
                 raise ConfigError(str(error)) from None
 
-    def server(self) -> grpc.aio.Server:
-        """Without services and ports yet."""
+    def server(self, access: Access) -> grpc.aio.Server:
+        """Without services and ports yet. `access` hears how requests end."""
         size = self._config.max_message_mb * 2**20
         return grpc.aio.server(
-            interceptors=[RpcInterceptor(self.guard, self.streams)],
+            interceptors=[RpcInterceptor(self.guard, self.streams, access)],
             options=[
                 *_OPTIONS,
                 ("grpc.max_receive_message_length", size),

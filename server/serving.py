@@ -21,16 +21,17 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     # cores from everything else. Read when its library is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # gRPC's own lines go to stderr past the log, one for each handshake that fails, and wait for its reader.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     import uvloop
 
     from pavane.models.errors import ModelError
     from pavane.server.app import RUNNER_HANGS, start
+    from pavane.server.logs import log_to
 
     async def until_signal() -> int:
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        log_to(sys.stderr.fileno(), config.log_level, config.log_format)
         server = await start(config, make_runner)
         print(f"listening on {config.host}:{server.port}", flush=True)
         if server.metrics_port >= 0:
