@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pavane.server.config import ConfigError, ServerConfig
 
 if TYPE_CHECKING:
-    from pavane.server.app import MakeRunner
+    from pavane.server.runners import MakeRunner
 
 
 def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
@@ -27,16 +27,18 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     import uvloop
 
     from pavane.models.errors import ModelError
-    from pavane.server.app import RUNNER_HANGS, start
+    from pavane.server.app import start
     from pavane.server.logs import log_to
+    from pavane.server.running import RUNNER_HANGS, StopSignals
 
     async def until_signal() -> int:
         log_to(sys.stderr.fileno(), config.log_level, config.log_format)
-        server = await start(config, make_runner)
+        signals = StopSignals()
+        server = await start(config, make_runner, signals)
         print(f"listening on {config.host}:{server.port}", flush=True)
         if server.metrics_port >= 0:
             logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
-        return await server.run_until_signal()
+        return await server.run_until(signals)
 
     try:
         status = uvloop.run(until_signal())

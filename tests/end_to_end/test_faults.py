@@ -16,7 +16,7 @@ from end_to_end.served import LONG, PATIENCE, ServerProcess, Wire, decode, prefi
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.server.app import RUNNER_HANGS
+from pavane.server.running import RUNNER_HANGS
 
 FAULTY = (str(Path(__file__).with_name("faulty_server.py")),)
 
