@@ -136,7 +136,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 f"the server failed on this request ({type(error).__name__}); its log has more under the request id "
                 f"{request.id}",
             )
-        more: list[tuple[str, str | bytes]] = [*trailers(error), (REQUEST_ID_METADATA, request.id)]
+        more: tuple[tuple[str, str | bytes], ...] = (*trailers(error), (REQUEST_ID_METADATA, request.id))
         await context.abort(CODES[error.reason], error.text, more)
         raise AssertionError("abort returned")
 

@@ -13,6 +13,8 @@ from pavane.server.config import ConfigError, ServerConfig
 if TYPE_CHECKING:
     from pavane.server.runners import MakeRunner
 
+STDERR = 2
+
 
 def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     """Until a signal; the status to exit with. Does not return if the model runner hangs: its thread has no other
@@ -32,7 +34,7 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     from pavane.server.running import RUNNER_HANGS, StopSignals
 
     async def until_signal() -> int:
-        log_to(sys.stderr.fileno(), config.log_level, config.log_format)
+        log_to(STDERR, config.log_level, config.log_format)
         signals = StopSignals()
         server = await start(config, make_runner, signals)
         print(f"listening on {config.host}:{server.port}", flush=True)
