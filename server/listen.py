@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from pavane.scheduler.tenants import Tenants
+from pavane.server.access import Access
 from pavane.server.auth import Guard
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.interceptor import RpcInterceptor
@@ -60,8 +61,9 @@ class Listener:
             except ValueError as error:
                 raise ConfigError(str(error)) from None
 
-    def server(self) -> grpc.aio.Server:
-        """Without services and ports yet. ConfigError if the process may not open enough files."""
+    def server(self, access: Access) -> grpc.aio.Server:
+        """Without services and ports yet. `access` hears how requests end. ConfigError if the process may not open
+        enough files."""
         size = self._config.max_message_mb * 2**20
         files = open_files()
         if files <= FILES:
@@ -70,7 +72,7 @@ class Listener:
                 "connection takes one: allow more"
             )
         return grpc.aio.server(
-            interceptors=[RpcInterceptor(self.guard, self.streams)],
+            interceptors=[RpcInterceptor(self.guard, self.streams, access)],
             options=[
                 *OPTIONS.items(),
                 # Beyond, connections are closed as they come. Running out of files would end more than that.
