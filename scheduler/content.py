@@ -101,7 +101,7 @@ def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
         (i for i, (a, b) in enumerate(zip(content, keep, strict=False)) if a != b), min(len(content), len(keep))
     )
     del call.tokens[call.content_begin + same :]
-    cache.truncate(call.span.node, call.content_begin + same)
+    cache.truncate(call.span.node, 1 + same)  # the last token of the header stands before the content
     del call.logprobs[same:]
     call.tokens.extend(keep[same:])
     call.logprobs.extend([math.nan] * (len(keep) - same))  # nobody asked the model about these
@@ -115,7 +115,7 @@ def restart(cache: GraphCache, call: Call) -> None:
     """Another attempt at the content, with a seed of its own that follows from the one before."""
     assert call.span is not None
     cut_content(cache, call, ())
-    cache.rewind(call.span.node, call.content_begin - 1, call)  # its row is where the content begins
+    cache.rewind(call.span.node, 0, call)  # to the last row of the header: there the content begins
     call.generated = 0
     call.edits = call.matcher = call.attention = None
     call.attempt += 1
