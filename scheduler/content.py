@@ -28,6 +28,8 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     constraint = call.edits.constraint if call.edits is not None else None
     token = taken.token
     if token == NO_TOKEN:
+        if math.isnan(taken.logprob):
+            return None, _no_numbers(call)
         satisfied = constraint is not None and constraint.satisfied
         return None, Finish.CONSTRAINT if satisfied else _nothing_allowed(call)
     if not decode.forced and token in decode.end_ids:
@@ -70,11 +72,15 @@ def _score(call: Call, decode: DecodeSpec, taken: Taken) -> None:
         call.top.append(taken.top)
 
 
+def _no_numbers(call: Call) -> Failure:
+    text = f"call {call.id!r}: the model's logits after {call.generated} generated tokens are not numbers"
+    return Failure(Reason.RUNNER_FAILED, text, (call.id,))
+
+
 def _nothing_allowed(call: Call) -> Failure:
     """No token may come next, and the content may not end."""
-    if call.edits is None:
-        text = f"call {call.id!r}: the model's logits after {call.generated} generated tokens are not numbers"
-        return Failure(Reason.RUNNER_FAILED, text, (call.id,))
+    if call.edits is None:  # nothing was forbidden
+        return _no_numbers(call)
     constraint = call.edits.constraint
     if constraint is not None and constraint.error:
         why = f"its constraint cannot be followed any further: {constraint.error}"
