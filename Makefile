@@ -17,8 +17,9 @@ serve: $(VENV)/.serve
 bench: $(VENV)/.bench
 	$(BIN)/pavane bench all
 
+# A process for each core, each with one thread; a file's tests stay together, since they share a server.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.check $(PROTO_VENV)/.ready
 	$(BIN)/ruff check .

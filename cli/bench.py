@@ -28,7 +28,7 @@ from importlib import import_module
 from types import ModuleType
 
 from pavane.bench import runner
-from pavane.bench.arguments import positive
+from pavane.bench.arguments import add_serve, positive
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES
 from pavane.bench.server_process import ServerFailed
@@ -65,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subs.append(sub)
     for sub in subs:
         sub.add_argument("--json", metavar="PATH", help="write the result as JSON; - for stdout")
-        sub.add_argument(
-            "--serve", nargs="*", default=[], metavar="FLAG", help="flags for the server, after all others"
-        )
+        add_serve(sub)
 
 
 def _first_line(module: ModuleType) -> str:

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from pavane.bench.arguments import positive
+from pavane.bench.arguments import add_serve, positive
 from pavane.bench.evals.evaluation import Evaluation, Question, evaluate, questions
 from pavane.bench.evals.summary import summary
 from pavane.bench.evals.tasks import TASKS, BadLine
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="a line for each run and each answer")
     parser.add_argument("--threads", type=positive, default=cores(), help="default: one per core")
     parser.add_argument("--model", type=Path, help="GGUF file; default: as pavane serve")
-    parser.add_argument("--serve", nargs="*", default=[], metavar="FLAG", help="more flags for the server")
+    add_serve(parser)
 
 
 def run(args: argparse.Namespace) -> int:

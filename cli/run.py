@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pavane.cli.connect import add_server_arguments, connection, no_server
 from pavane.cli.extras import UsageError
 from pavane.cli.graph import Graph
 from pavane.cli.graph_file import load_graph
+from pavane.cli.json_output import STDOUT, add_json, check_json, write_json
 from pavane.clients import CallCancelled, CallFailed, Client, Message, PavaneError, Receipt, Result, Unavailable
 from pavane.clients.checks import duration, priority
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_graph_arguments(parser)
     parser.add_argument("--priority", type=int, metavar="N", help="higher goes first within the namespace; default: 0")
     parser.add_argument("--deadline", type=float, metavar="SECONDS", help="in which all calls must end; default: none")
-    parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
+    add_json(parser)
 
 
 def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,16 +61,12 @@ def read_graph(args: argparse.Namespace) -> Graph:
 def run(args: argparse.Namespace) -> int:
     """Runs the graph. Returns 0, or 1 if a call failed."""
     _check_opening(args)
+    check_json(args.json)
     graph = read_graph(args)
-    console = Console(highlight=False, stderr=args.json == "-")
+    console = Console(highlight=False, stderr=args.json == STDOUT)
     outcome = asyncio.run(_run(console, graph, args))
     show(console, graph, outcome)
-    if args.json is not None:
-        text = json.dumps(as_json(graph, outcome), indent=2, ensure_ascii=False)
-        if args.json == "-":
-            print(text)
-        else:
-            Path(args.json).write_text(text + "\n", encoding="utf-8")
+    write_json(as_json(graph, outcome), args.json)
     return 1 if outcome.errors else 0
 
 

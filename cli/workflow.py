@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -30,6 +29,7 @@ from pavane.cli.board import make_board
 from pavane.cli.connect import Connection, add_server_arguments, connection, no_server
 from pavane.cli.console import PavaneConsole
 from pavane.cli.extras import UsageError
+from pavane.cli.json_output import STDOUT, add_json, check_json, write_json
 from pavane.cli.lanes import Lanes
 from pavane.cli.own_server import own_server, stop_in_order
 from pavane.cli.workflow_view import show
@@ -81,7 +81,7 @@ def _add_kind(parser: argparse.ArgumentParser, kind: Kind[Any, Any]) -> None:
     how.add_argument("--print-prompts", action="store_true", help="print the workflow's own prompts as TOML and stop")
     parser.add_argument("--model", metavar="MODEL", help="for a server of its own; default: the small model")
     add_server_arguments(parser, own=True)
-    parser.add_argument("--json", metavar="PATH", help="write everything as JSON; - is standard output")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     if args.print_prompts:
         print(dump_prompts(kind.prompts), end="")
         return 0
-    console = PavaneConsole(stderr=args.json == "-")
+    check_json(args.json)
+    console = PavaneConsole(stderr=args.json == STDOUT)
     try:
         problem, sizes, setting = _problem(kind, args), _sizes(kind, args), _setting(kind, args)
         outcome = asyncio.run(_run(console, kind, problem, sizes, setting, args))
@@ -107,12 +108,7 @@ def run(args: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         return 143  # told to end by a signal other than Ctrl-C
     show(console, outcome)
-    if args.json is not None:
-        text = json.dumps(as_json(outcome), indent=2, ensure_ascii=False)
-        if args.json == "-":
-            print(text)
-        else:
-            Path(args.json).write_text(text + "\n", encoding="utf-8")
+    write_json(as_json(outcome), args.json)
     return 0
 
 

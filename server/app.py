@@ -1,43 +1,29 @@
-"""Wiring and life of a server: build, serve, drain on the first signal, stop at once on the second."""
+"""Wiring of a server: from its settings to one that listens."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import gc
-import hashlib
-import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
-import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pavane.cache import Costs, GraphCache, Tier
-from pavane.kernels.batch import Batch, Runner
-from pavane.kernels.host import HostTier
-from pavane.kernels.moves import Mover
-from pavane.kernels.pages import PAGE
-from pavane.kernels.rope import RopeTable, rope_frequencies
-from pavane.models.config import ModelConfig
-from pavane.models.cpu import cpu_forward
-from pavane.models.loader import LoadedModel, find_model, load_model
-from pavane.models.memory import check_fits
-from pavane.models.runner import ModelRunner
+from pavane.cache import GraphCache
+from pavane.kernels.batch import Batch
+from pavane.models.loader import find_model, load_model
 from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.scheduler.cache_events import CacheEvents
-from pavane.scheduler.engine import Engine, StepHangsError, StepParts
+from pavane.scheduler.engine import Engine, StepParts
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.introspection import Inspector
 from pavane.scheduler.scheduler import Scheduler
@@ -45,15 +31,18 @@ from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
 from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
-from pavane.server import call_log
+from pavane.server import call_log, runners
+from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
-from pavane.server.http_port import BEAT_S, HttpPort, Life
+from pavane.server.http_port import HttpPort, Life
 from pavane.server.journal import Journals
 from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
 from pavane.server.reload import run_all
+from pavane.server.runners import MakeRunner
+from pavane.server.running import Server, StopSignals
 from pavane.server.service import ModelService, WorkflowService
 from pavane.server.tenants_file import read_tenants
 from pavane.server.text.chat_choice import choose_chat_format
@@ -61,10 +50,6 @@ from pavane.server.text.constraint import Constraints
 from pavane.server.text.stops import StopMatcher as TextStopMatcher
 from pavane.server.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
-
-MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
-ENGINE_FAILED, RUNNER_HANGS = 70, 71  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
 ADMIN_SERVICE = "pavane.v1.AdminService"
 
@@ -78,74 +63,11 @@ class _Text:
         return TextStopMatcher(self._tokenizer, stop, beginning)
 
 
-@dataclass
-class Server:
-    """A server that is listening."""
-
-    config: ServerConfig
-    engine: Engine
-    port: int
-    metrics_port: int
-    _grpc: grpc.aio.Server
-    _health: health.aio.HealthServicer
-    _engine_task: asyncio.Task[None]
-    _life: Life
-    _http: HttpPort | None
-    _reloading: asyncio.Task[None]
-
-    async def run_until_signal(self) -> int:
-        """Until SIGTERM or SIGINT: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
-        stops at once. Returns the status to exit with: 0, or why the engine has ended by itself."""
-        stopping, at_once = asyncio.Event(), asyncio.Event()
-
-        def on_signal() -> None:
-            (at_once if stopping.is_set() else stopping).set()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-        stop = asyncio.create_task(stopping.wait())
-        beating = asyncio.create_task(self._beat())
-        await asyncio.wait([stop, self._engine_task], return_when=asyncio.FIRST_COMPLETED)
-        status = 0
-        if not stop.done():
-            error = self._engine_task.exception()
-            log.error("the engine has stopped (%s); shutting down", error)
-            self._life.why_dead = f"the engine has stopped: {error}"
-            status = RUNNER_HANGS if isinstance(error, StepHangsError) else ENGINE_FAILED
-            at_once.set()
-        await self.shutdown(at_once)
-        beating.cancel()
-        return status
-
-    async def _beat(self) -> None:
-        while True:
-            self._life.beat()
-            await asyncio.sleep(BEAT_S)
-
-    async def shutdown(self, at_once: asyncio.Event | None = None) -> None:
-        """Drains and stops; when `at_once` is set, without waiting any longer."""
-        at_once = at_once or asyncio.Event()
-        self._life.why_not_ready = "draining: send calls to another server"
-        await self._health.enter_graceful_shutdown()
-        log.info("draining: %d unfinished calls", self.engine.scheduler.graph.unfinished)
-        drain = asyncio.create_task(self.engine.drain(self.config.drain_timeout))
-        skip = asyncio.create_task(at_once.wait())
-        await asyncio.wait([drain, skip], return_when=asyncio.FIRST_COMPLETED)
-        done = drain.done() and drain.result()
-        for task in (drain, skip):
-            task.cancel()
-        await asyncio.gather(drain, skip, return_exceptions=True)
-        await self.engine.stop()
-        self._reloading.cancel()
-        await self._grpc.stop(1.0 if done else 0.2)
-        if self._http is not None:
-            self._http.close()
-        log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")
-
-
-async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> Server:
-    """Loads the model and listens. Raises ModelError or ConfigError; the text says what to change."""
+async def start(
+    config: ServerConfig, make_runner: MakeRunner | None = None, signals: StopSignals | None = None
+) -> Server:
+    """Loads the model and listens; `signals` are heeded from before it says that it serves. Raises ModelError or
+    ConfigError; the text says what to change."""
     _check_address(config)
     tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
     listener = Listener(config, tenants)
@@ -178,13 +100,13 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         )
     loaded = loaded.cut_vocabulary(vocab_size)
     constraints = Constraints(tokenizer, chat.end_ids, vocab_size)
-    runner = (make_runner or _make_runner)(loaded, config, max_model_len + (bos_id is not None))
+    runner = (make_runner or runners.make_runner)(loaded, config, max_model_len + (bos_id is not None))
     cache = GraphCache(
         config.num_slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(_digest, loaded) + str(dtype).encode(),
+        identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
         absolute=config.batch_invariant,
-        tier=_tier(runner),
+        tier=runners.tier_of(runner),
     )
     scheduler = Scheduler(
         cache,
@@ -196,7 +118,7 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
         policy=config.scheduling_policy,
         tenants=tenants,
     )
-    slot_bytes = _slot_bytes(loaded.config, config)
+    slot_bytes = runners.slot_bytes(loaded.config, config)
     metrics = Metrics(
         scheduler,
         bytes_per_token=slot_bytes,
@@ -244,16 +166,9 @@ async def start(config: ServerConfig, make_runner: MakeRunner | None = None) -> 
     del loaded
     _give_back_memory()
     workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    return await _listen(listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin)
-
-
-def _digest(loaded: LoadedModel) -> bytes:
-    """Of what decides the encodings: the config, and the files of the weights or the seed of random ones."""
-    digest = hashlib.blake2b(repr((loaded.config, loaded.seed)).encode())
-    for path in loaded.files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.digest()
+    return await _listen(
+        listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin, signals
+    )
 
 
 def _give_back_memory() -> None:
@@ -264,51 +179,6 @@ def _give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
             trim(0)
-
-
-def _make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
-    _check_tables(loaded.config, config, max_model_len)
-    frequencies, scale = rope_frequencies(loaded.config.rope, loaded.config.head_dim)
-    rope = RopeTable(frequencies, max_model_len + 1, scale)
-    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
-    if not config.host_cache_gb:
-        return ModelRunner(forward)
-    try:
-        return ModelRunner(forward, Mover(HostTier(forward.pages(), _host_bytes(config))))
-    except ValueError as error:
-        raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give more, or 0 for none") from None
-
-
-def _host_bytes(config: ServerConfig) -> int:
-    return int(config.host_cache_gb * 1e9)
-
-
-def _tier(runner: Runner) -> Tier | None:
-    """The bookkeeping of the tier that the runner has, if it has one."""
-    if not isinstance(runner, ModelRunner) or runner.mover is None:
-        return None
-    tier = runner.mover.tier
-    return Tier(tier.capacity // tier.page_bytes, PAGE, Costs(tier.page_bytes // PAGE))
-
-
-def _check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:
-    """That the KV pool and the table of rotations fit: the pool's memory is taken only while it is written."""
-    pool = config.num_slots * _slot_bytes(model, config)
-    rotations = RopeTable.nbytes(positions + 1, model.head_dim)
-    host = f" with --host-cache-gb {config.host_cache_gb:g}" if config.host_cache_gb else ""
-    check_fits(
-        f"--num-slots {config.num_slots} and {positions} positions{host} take",
-        pool + rotations + _host_bytes(config),
-        f"lower --num-slots ({pool / 1e9:.1f} GB){host and ', --host-cache-gb'} or --max-model-len "
-        f"({rotations / 1e9:.1f} GB)",
-    )
-
-
-def _slot_bytes(model: ModelConfig, config: ServerConfig) -> int:
-    """Of K and V of one token in all layers."""
-    size = 4 if config.dtype == "float32" else 2
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * size
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -333,8 +203,9 @@ async def _listen(
     workflows: WorkflowService,
     models: ModelService,
     admin: AdminService | None,
+    signals: StopSignals | None,
 ) -> Server:
-    server = listener.server()
+    server = listener.server(Access(metrics.registry))
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
     services: tuple[str, ...] = SERVICES
@@ -356,6 +227,8 @@ async def _listen(
             ) from None
     task = engine.start()
     await server.start()
+    if signals is not None:
+        signals.install()
     for service in ("", *services):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     life.why_not_ready = ""

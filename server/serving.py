@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from pavane.server.config import ConfigError, ServerConfig
 
 if TYPE_CHECKING:
-    from pavane.server.app import MakeRunner
+    from pavane.server.runners import MakeRunner
+
+STDERR = 2
 
 
 def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
@@ -21,21 +23,24 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     # cores from everything else. Read when its library is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # gRPC's own lines go to stderr past the log, one for each handshake that fails, and wait for its reader.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     import uvloop
 
     from pavane.models.errors import ModelError
-    from pavane.server.app import RUNNER_HANGS, start
+    from pavane.server.app import start
+    from pavane.server.logs import log_to
+    from pavane.server.running import RUNNER_HANGS, StopSignals
 
     async def until_signal() -> int:
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        server = await start(config, make_runner)
+        log_to(STDERR, config.log_level, config.log_format)
+        signals = StopSignals()
+        server = await start(config, make_runner, signals)
         print(f"listening on {config.host}:{server.port}", flush=True)
         if server.metrics_port >= 0:
             logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
-        return await server.run_until_signal()
+        return await server.run_until(signals)
 
     try:
         status = uvloop.run(until_signal())

@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 """AdminService of scripted answers."""
 
 from __future__ import annotations

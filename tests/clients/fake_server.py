@@ -1,4 +1,3 @@
-# ruff: noqa: N802
 """A server without a model: the words of every answer are scripted, and so are its troubles.
 
 An answer is "<id>-0 <id>-1 ...", one token per word. Clients cannot tell the difference: cursors, replay after a

@@ -15,8 +15,8 @@ from pavane.models.config import weight_shapes
 from pavane.models.dummy import dummy_weights
 from pavane.models.errors import ModelError
 from pavane.models.loader import load_model
-from pavane.server.app import _check_tables
 from pavane.server.config import ServerConfig
+from pavane.server.runners import check_tables
 
 CONFIG = tiny_config(tie_word_embeddings=False)
 
@@ -76,14 +76,14 @@ def test_sizes_are_those_of_the_tensors(free: Path) -> None:
 
 @pytest.mark.usefixtures("free")
 def test_tables_that_do_not_fit() -> None:
-    _check_tables(CONFIG, ServerConfig(num_slots=1000), 1000)
+    check_tables(CONFIG, ServerConfig(num_slots=1000), 1000)
     for slots, positions in ((10_000, 1000), (1000, 10_000)):
         words = rf"--num-slots {slots} and {positions} positions take .* lower --num-slots .* or --max-model-len"
         with pytest.raises(ModelError, match=words):
-            _check_tables(CONFIG, ServerConfig(num_slots=slots), positions)
+            check_tables(CONFIG, ServerConfig(num_slots=slots), positions)
     with pytest.raises(
         ModelError, match=r"with --host-cache-gb 3 take 3.0 GB .* GB., --host-cache-gb or --max-model-len"
     ):
-        _check_tables(CONFIG, ServerConfig(num_slots=1000, host_cache_gb=3), 1000)
+        check_tables(CONFIG, ServerConfig(num_slots=1000, host_cache_gb=3), 1000)
     table = RopeTable(rope_frequencies(CONFIG.rope, CONFIG.head_dim)[0], 11)
     assert RopeTable.nbytes(11, CONFIG.head_dim) == table.cos.nbytes + table.sin.nbytes

@@ -17,8 +17,10 @@ from pavane.clients import Client
 from pavane.kernels.rope import RopeParameters
 from pavane.models.config import ModelConfig
 from pavane.models.loader import load_model
-from pavane.server.app import Server, _digest, start
+from pavane.server.app import start
 from pavane.server.config import ConfigError, ServerConfig
+from pavane.server.runners import digest_of
+from pavane.server.running import Server
 
 torch.set_num_threads(1)
 CHATML = (
@@ -109,7 +111,7 @@ def test_the_digest_covers_whatever_decides_the_encodings(tmp_path: Path) -> Non
     path, fields = tmp_path / "config.json", json.loads((tmp_path / "config.json").read_text())
 
     def digest(load_format: str = "auto") -> bytes:
-        return _digest(load_model(tmp_path, torch.float32, load_format))
+        return digest_of(load_model(tmp_path, torch.float32, load_format))
 
     seen = {digest(), digest("dummy")}
     assert len(seen) == 2

@@ -26,7 +26,7 @@ from support.secured import served, tiny_model
 from pavane.cache.audit import audit
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
-from pavane.server.app import Server
+from pavane.server.running import Server
 
 COUNT = int(os.environ.get("PAVANE_FUZZ_MESSAGES", "5000"))
 SEED = int(os.environ.get("PAVANE_FUZZ_SEED", "1"))

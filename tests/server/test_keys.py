@@ -6,9 +6,10 @@ import pytest
 
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.server.auth import Caller, Guard
-from pavane.server.keys import LONGEST, ApiKey, Role, digest, make_key, new_secret, parse_keys
+from pavane.server.keys import LONGEST, PREFIX, ApiKey, Role, digest, make_key, new_secret, parse_keys
 
-SECRETS = [new_secret() for _ in range(4)]
+# The same in every process: names of tests are made of them, and pytest-xdist compares these between its workers.
+SECRETS = [f"{PREFIX}{'abcd'[i] * 43}" for i in range(4)]
 HASHES = [f"sha256:{digest(secret).hex()}" for secret in SECRETS]
 NOW = 1_800_000_000.0
 SUBMIT, STATS = "/pavane.v1.WorkflowService/Submit", "/pavane.v1.AdminService/GetStats"

@@ -29,8 +29,8 @@ from pavane.clients import (
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.protos.v1 import pavane_pb2_grpc as rpc
 from pavane.server import reload
-from pavane.server.app import Server
 from pavane.server.config import ConfigError, ServerConfig
+from pavane.server.running import Server
 
 ONCE = RetryPolicy(give_up_after=0.0)
 PATIENCE = 20.0

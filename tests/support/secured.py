@@ -13,9 +13,10 @@ import trustme
 
 from pavane.clients import TLS
 from pavane.kernels.batch import Batch, Runner, StepResult
-from pavane.server.app import Server, start
+from pavane.server.app import start
 from pavane.server.config import ServerConfig
 from pavane.server.keys import digest, make_key, new_secret
+from pavane.server.running import Server
 from tests.models.test_serving import QWEN, write
 
 FIRST, WORDS = 300, 100  # tokens that spell something
