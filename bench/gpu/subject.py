@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -17,14 +15,15 @@ from pavane.bench.gpu.sizes import Sizes
 from pavane.bench.gpu.timing import seconds
 from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.ops import Ops, TorchOps
+from pavane.kernels.gpu.wrappers import Library
 
 Opener = Callable[[Sizes, torch.device], Model]
 
 
 class Subject:
-    """`library`: FlashInfer's wrappers, or what stands in for them."""
+    """`library`: what stands in for FlashInfer; None: FlashInfer itself."""
 
-    def __init__(self, card: Card, sizes: Sizes, opener: Opener, library: Callable[[], Any] | None = None) -> None:
+    def __init__(self, card: Card, sizes: Sizes, opener: Opener, library: Library | None = None) -> None:
         self.card = card
         self.sizes = sizes
         self._opener = opener
@@ -45,16 +44,14 @@ class Subject:
             self._engine = Engine(model, budget=self.sizes.prompt)
         return self._engine
 
-    def flashinfer(self) -> Any:
-        """With the classes `paged` and `ragged`. Raises NotHere."""
+    def flashinfer(self) -> Library:
+        """Raises NotHere."""
         if self._library is not None:
-            return self._library()
+            return self._library
         if self.card.device.type != "cuda" or find_spec("flashinfer") is None:
             raise NotHere("FlashInfer needs a GPU, and flashinfer-python installed")
         prefill = import_module("flashinfer.prefill")
-        return SimpleNamespace(
-            paged=prefill.BatchPrefillWithPagedKVCacheWrapper, ragged=prefill.BatchPrefillWithRaggedKVCacheWrapper
-        )
+        return Library(prefill.BatchPrefillWithPagedKVCacheWrapper, prefill.BatchPrefillWithRaggedKVCacheWrapper)
 
     def ops(self) -> Ops:
         """As Triton kernels on a GPU, in torch elsewhere."""
