@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from pavane.bench.load import capacity
 from pavane.bench.load.account import Held, check, growth
 from pavane.bench.load.arrivals import Room, draw, reach, select, shrink
 from pavane.bench.load.generator import send
@@ -103,6 +104,7 @@ async def test_what_is_open_at_the_end_is_given_up():
     [
         ({"slots_locked": 3}, "3 of 100 slots are still locked"),
         ({"unfinished": 2}, "2 calls have not ended"),
+        ({"workflows": 5}, "4 workflows are still open"),
         ({"ended": 17}, "the server counts 7 calls, its clients know the ends of 5"),
         ({"ended": 14}, "the server counts 4 calls, its clients know the ends of 5"),
     ],
@@ -123,8 +125,8 @@ def test_growth_is_that_of_the_second_half():
 
 def load(records, **changes):
     known = {
-        "records": records, "rate": 1.0, "due": 1, "left_out": 0, "sent_s": 1.0, "seconds": 1.0, "own_cpu_s": 0.1, "interrupted": False,
-        "before": HELD, "after": HELD, "memory": None, "capacity": None, "wrong": (),
+        "records": records, "rate": 1.0, "due": 1, "left_out": 0, "sent_s": 1.0, "seconds": 1.0, "own_cpu_s": 0.1,
+        "interrupted": False, "before": HELD, "after": HELD, "memory": None, "capacity": None, "wrong": (),
     }  # fmt: skip
     return Load(**{**known, **changes})
 
@@ -184,6 +186,20 @@ def test_ctrl_c_prints_what_was_measured(server):
 def test_what_cannot_be_is_said(words, says, capsys):
     assert main(["loadtest", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_the_capacity_is_found_first(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(capacity, "STAGE_S", 0.3)
+    monkeypatch.setattr(capacity, "MEASURE_S", 1.0)
+    path = tmp_path / "load.json"
+    words = ["--server", server[1], "--utilisation", "0.2", "--duration", "1", "--scale", "0.1", "--json", str(path)]
+    main(["loadtest", *words])
+    found = json.loads(path.read_text())
+    assert found["defects"] == []
+    assert found["rate"] == pytest.approx(0.2 * found["capacity"]["workflows"])
+    assert set(found["capacity"]["rates"]) >= {"4", "8"}
+    assert found["calls"]["done"] > 0
+    assert found["server"]["after"]["workflows"] == 0
 
 
 def test_a_server_without_room(server, capsys):
