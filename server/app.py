@@ -32,6 +32,7 @@ from pavane.scheduler.tally import Tally
 from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
 from pavane.server import call_log, runners
+from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
@@ -204,7 +205,7 @@ async def _listen(
     admin: AdminService | None,
     signals: StopSignals | None,
 ) -> Server:
-    server = listener.server()
+    server = listener.server(Access(metrics.registry))
     rpc.add_WorkflowServiceServicer_to_server(workflows, server)
     rpc.add_ModelServiceServicer_to_server(models, server)
     services: tuple[str, ...] = SERVICES

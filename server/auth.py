@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.server.fields import check_namespace
@@ -19,6 +20,23 @@ _SCHEME = "bearer "
 _HOW = f"send it as metadata `{KEY_METADATA}: Bearer KEY`"
 
 Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class KeyWord(StrEnum):
+    """What is wrong with the key of a request, for who counts refusals."""
+
+    MISSING = "key_missing"
+    UNKNOWN = "key_unknown"
+    EXPIRED = "key_expired"
+    CHANGED = "key_changed"
+
+
+class KeyRefused(RequestError):  # noqa: N818 - a kind of RequestError
+    """UNAUTHENTICATED."""
+
+    def __init__(self, word: KeyWord, text: str) -> None:
+        super().__init__(Reason.UNAUTHENTICATED, text)
+        self.word = word
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +115,20 @@ class Guard:
             return
         key = self._keys.still(one.key)
         if key is None or not key.may_use(one.namespace) or key.role is not one.key.role:
-            raise RequestError(
-                Reason.UNAUTHENTICATED, "the API key was removed or changed while the stream was open; open it again"
+            raise KeyRefused(
+                KeyWord.CHANGED, "the API key was removed or changed while the stream was open; open it again"
             )
         if key.expires is not None:
             self._check_expiry(key)
 
     def _key(self, keys: Keys, sent: str | None) -> ApiKey:
         if sent is None:
-            raise RequestError(Reason.UNAUTHENTICATED, f"this server asks for an API key; {_HOW}")
+            raise KeyRefused(KeyWord.MISSING, f"this server asks for an API key; {_HOW}")
         if sent[: len(_SCHEME)].lower() != _SCHEME:
-            raise RequestError(Reason.UNAUTHENTICATED, f"the metadata {KEY_METADATA} holds no bearer token; {_HOW}")
+            raise KeyRefused(KeyWord.MISSING, f"the metadata {KEY_METADATA} holds no bearer token; {_HOW}")
         key = keys.find(sent[len(_SCHEME) :].strip())
         if key is None:
-            raise RequestError(
-                Reason.UNAUTHENTICATED, "the API key is not one of this server's; check it, or ask for a new one"
-            )
+            raise KeyRefused(KeyWord.UNKNOWN, "the API key is not one of this server's; check it, or ask for a new one")
         self._check_expiry(key)
         return key
 
@@ -120,7 +136,7 @@ class Guard:
         if key.expired(self._clock()):
             assert key.expires is not None
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(key.expires))
-            raise RequestError(Reason.UNAUTHENTICATED, f"the API key expired on {when}; ask for a new one")
+            raise KeyRefused(KeyWord.EXPIRED, f"the API key expired on {when}; ask for a new one")
 
 
 def _only(metadata: Metadata, name: str) -> str | None:

@@ -24,8 +24,23 @@ def _ended(key: tuple[str, str], event: Ended) -> None:
     failure = outcome.failure
     told = outcome.state is State.FAILED and failure is not None and failure.reason not in _CONSEQUENCES
     level = logging.INFO if told else logging.DEBUG
-    if log.isEnabledFor(level):
-        why = f": {failure.reason}, {failure.text!r}" if failure is not None else ""
-        labels = f" with labels {dict(outcome.labels)!r}" if outcome.labels else ""
-        within = f" in namespace {key[0]!r}" if key[0] else ""
-        log.log(level, "call %r of workflow %r%s%s %s%s", event.id, key[1], within, labels, outcome.state.value, why)
+    if not log.isEnabledFor(level):
+        return
+    why = f": {failure.reason}, {failure.text!r}" if failure is not None else ""
+    labels = f" with labels {dict(outcome.labels)!r}" if outcome.labels else ""
+    within = f" in namespace {key[0]!r}" if key[0] else ""
+    fields = _fields(key, event)
+    ended = f"{labels}{within} {outcome.state.value}{why}"
+    log.log(level, "call %r of workflow %r%s", event.id, key[1], ended, extra={"fields": fields})
+
+
+def _fields(key: tuple[str, str], event: Ended) -> dict[str, object]:
+    outcome = event.outcome
+    fields: dict[str, object] = {"workflow": key[1], "call": event.id, "duration_s": round(outcome.receipt.total_s, 6)}
+    if key[0]:
+        fields["tenant"] = key[0]
+    if outcome.failure is not None:
+        fields["reason"] = outcome.failure.reason
+    if outcome.labels:
+        fields["labels"] = dict(outcome.labels)
+    return fields

@@ -15,6 +15,7 @@ from pavane.scheduler.scheduler import POLICIES
 
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
+LOG_FORMATS = ("text", "json")
 ADMIN = ("auto", "on", "off")
 
 
@@ -86,6 +87,7 @@ class ServerConfig:
     )
     drain_timeout: float = _flag(30.0, "seconds that running calls get to end after SIGTERM")
     log_level: str = _flag("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
+    log_format: str = _flag("text", "of the log: text for people, or json, one object a line", LOG_FORMATS)
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {

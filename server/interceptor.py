@@ -1,8 +1,9 @@
-"""What holds for every RPC: who calls is known, not too many are open, and what is raised becomes a status."""
+"""What holds for every RPC: who calls is known, not too many are open, what is raised becomes a status, and the log
+hears how it ended."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -11,11 +12,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.server.access import Access
 from pavane.server.auth import OPEN_SERVICE, Caller, Guard, answer_for
+from pavane.server.request import REQUEST_ID_METADATA, Request, answer
 from pavane.server.status import CODES, trailers
-from pavane.server.streams import Streams
-
-log = logging.getLogger(__name__)
+from pavane.server.streams import Streams, current_task
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -33,77 +34,111 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     UTF-8, a broken message) is the caller's fault and answered as such, which gRPC by itself does not do.
     """
 
-    def __init__(self, guard: Guard, streams: Streams) -> None:
+    def __init__(self, guard: Guard, streams: Streams, access: Access) -> None:
         self._guard = guard
         self._streams = streams
+        self._access = access
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        method = handler_call_details.method
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata or ()
+        request = Request.of(method, metadata)
         if method.startswith(OPEN_SERVICE):
             if not self._streams.enter_health():
-                return _refusal(RequestError(Reason.TOO_MANY_STREAMS, "too many ask for its health", retry_after=1.0))
+                error = RequestError(Reason.TOO_MANY_STREAMS, "too many ask for its health", retry_after=1.0)
+                return self._refusal(request, error)
             return await continuation(handler_call_details)
         try:
-            caller = self._guard.caller(method, handler_call_details.invocation_metadata or ())
+            caller = self._guard.caller(method, metadata)
             self._streams.enter(caller.namespace)
         except RequestError as error:
-            return _refusal(error)
+            return self._refusal(request, error)
         handler = await continuation(handler_call_details)
         if handler is None or not method.startswith("/pavane.v1."):
             return handler
-        return self._wrapped(handler, caller)
 
-    def _wrapped(self, handler: Handler, caller: Caller) -> Handler:
+        def ended(_: object) -> None:
+            if not request.read:
+                self._access.unread(request)
+
+        current_task().add_done_callback(ended)
+        return self._wrapped(handler, caller, request)
+
+    def _wrapped(self, handler: Handler, caller: Caller, request: Request) -> Handler:
         decode = handler.request_deserializer
         assert decode is not None
 
         def deserialize(data: bytes) -> object:
+            request.read = True
             try:
                 return decode(data)
             except (DecodeError, UnicodeDecodeError) as error:
                 return _Undecodable(str(error))
 
+        def begin(message: object, context: Context) -> None:
+            context.set_trailing_metadata(((REQUEST_ID_METADATA, request.id),))
+            request.has(caller.namespace, message)
+            answer(request)
+            answer_for(caller)
+            _check(message)
+
         if handler.unary_stream is not None:
             stream: Any = handler.unary_stream  # an async generator: the types know synchronous servers only
 
-            async def streaming(request: object, context: Context) -> AsyncIterator[object]:
+            async def streaming(message: object, context: Context) -> AsyncIterator[object]:
                 try:
-                    _check(request)
-                    answer_for(caller)
-                    async for response in stream(request, context):
+                    begin(message, context)
+                    async for response in stream(message, context):
                         self._guard.check(caller)
                         yield response
-                except Exception as error:  # noqa: BLE001 - the one place where everything ends
-                    await _abort(context, error)
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where everything ends
+                    await self._abort(context, request, error)
+                self._access.answered(request)
 
             return grpc.unary_stream_rpc_method_handler(streaming, deserialize, handler.response_serializer)
         unary: Any = handler.unary_unary
         assert unary is not None
 
-        async def answering(request: object, context: Context) -> object:
+        async def answering(message: object, context: Context) -> object:
             try:
-                _check(request)
-                answer_for(caller)
-                response = await unary(request, context)
+                begin(message, context)
+                response = await unary(message, context)
                 self._guard.check(caller)  # it may have waited for long
-                return response
-            except Exception as error:  # noqa: BLE001 - the one place where everything ends
-                await _abort(context, error)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where everything ends
+                await self._abort(context, request, error)
+            self._access.answered(request)
+            return response
 
         return grpc.unary_unary_rpc_method_handler(answering, deserialize, handler.response_serializer)
 
+    def _refusal(self, request: Request, error: RequestError) -> Handler:
+        """Answers without reading the request, whatever the RPC's kind: on the wire they are the same."""
 
-def _refusal(error: RequestError) -> Handler:
-    """Answers without reading the request, whatever the RPC's kind: on the wire they are the same."""
+        async def refuse(messages: object, context: Context) -> NoReturn:
+            await self._abort(context, request, error)
 
-    async def refuse(requests: object, context: Context) -> NoReturn:
-        await _abort(context, error)
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
-    return grpc.stream_unary_rpc_method_handler(refuse)
+    async def _abort(self, context: Context, request: Request, error: BaseException) -> NoReturn:
+        if isinstance(error, asyncio.CancelledError):
+            self._access.given_up(request)
+            raise error
+        if isinstance(error, RequestError):
+            self._access.refused(request, error)
+        else:
+            assert isinstance(error, Exception)
+            self._access.failed(request, error)
+            error = RequestError(
+                Reason.INTERNAL,
+                f"the server failed on this request ({type(error).__name__}); its log has more under the request id "
+                f"{request.id}",
+            )
+        more: tuple[tuple[str, str | bytes], ...] = (*trailers(error), (REQUEST_ID_METADATA, request.id))
+        await context.abort(CODES[error.reason], error.text, more)
+        raise AssertionError("abort returned")
 
 
 def _check(request: object) -> None:
@@ -111,15 +146,3 @@ def _check(request: object) -> None:
         raise RequestError(
             Reason.INVALID_REQUEST, f"the request cannot be decoded ({request.why}); text fields must be valid UTF-8"
         )
-
-
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, RequestError):
-        log.error("a request failed by a defect of the server", exc_info=error)
-        error = RequestError(
-            Reason.INTERNAL, f"the server failed on this request ({type(error).__name__}); see its log"
-        )
-    await context.abort(CODES[error.reason], error.text, trailers(error))
-    raise AssertionError("abort returned")

@@ -13,6 +13,7 @@ from pavane.kernels.batch import Batch
 from pavane.scheduler.engine import StepParts
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import Ended, Event, Finish, Restarted, State, TokensAdded
+from pavane.server.logs import LogMetrics
 from pavane.server.tenant_metrics import TenantMetrics
 
 PER_DECADE = 6
@@ -111,6 +112,7 @@ class Metrics:
         if scheduler.cache.tier is not None:
             tier_metrics(scheduler.cache.tier, registry)
         self._tenants = TenantMetrics(scheduler.tenants, registry)
+        registry.register(LogMetrics())
 
     def record(self, key: tuple[str, str], events: Sequence[Event]) -> None:
         for event in events:

@@ -13,6 +13,8 @@ from pavane.server.config import ConfigError, ServerConfig
 if TYPE_CHECKING:
     from pavane.server.runners import MakeRunner
 
+STDERR = 2
+
 
 def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     """Until a signal; the status to exit with. Does not return if the model runner hangs: its thread has no other
@@ -21,17 +23,18 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     # cores from everything else. Read when its library is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # gRPC's own lines go to stderr past the log, one for each handshake that fails, and wait for its reader.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     import uvloop
 
     from pavane.models.errors import ModelError
     from pavane.server.app import start
+    from pavane.server.logs import log_to
     from pavane.server.running import RUNNER_HANGS, StopSignals
 
     async def until_signal() -> int:
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        log_to(STDERR, config.log_level, config.log_format)
         signals = StopSignals()
         server = await start(config, make_runner, signals)
         print(f"listening on {config.host}:{server.port}", flush=True)

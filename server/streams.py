@@ -34,14 +34,14 @@ class Streams:
         if self.open >= self._limit:
             raise self._full(f"{self.open} requests are open, as many as --max-streams allows")
         self._open[namespace] += 1
-        _current().add_done_callback(lambda _: self._leave(namespace))
+        current_task().add_done_callback(lambda _: self._leave(namespace))
 
     def enter_health(self) -> bool:
         """The same for the health service; False if there are too many."""
         if self._health >= MAX_HEALTH:
             return False
         self._health += 1
-        _current().add_done_callback(self._leave_health)
+        current_task().add_done_callback(self._leave_health)
         return True
 
     def _leave(self, namespace: str) -> None:
@@ -58,7 +58,7 @@ class Streams:
         )
 
 
-def _current() -> asyncio.Task[object]:
+def current_task() -> asyncio.Task[object]:
     task = asyncio.current_task()
     assert task is not None
     return task

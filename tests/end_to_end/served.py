@@ -47,13 +47,16 @@ class ServerProcess:
     """`pavane serve`, or what Python starts with `start`, on free ports of the loopback. Stopped by its pid, whatever
     happens."""
 
-    def __init__(self, *flags: str, start: Sequence[str] = PAVANE_SERVE, **variables: str) -> None:
+    def __init__(
+        self, *flags: str, start: Sequence[str] = PAVANE_SERVE, stderr: int | None = None, **variables: str
+    ) -> None:
+        """`stderr`: an open file for its log, instead of one that `log` reads."""
         self.flags = flags or FLAGS
         self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by stop
         self.process = subprocess.Popen(
             command("--port", "0", "--metrics-port", "0", *self.flags, start=start),
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=self._log if stderr is None else stderr,
             text=True,
             env=environment(**variables),
         )
