@@ -30,9 +30,15 @@ class Section(Generic[T]):
 
 @dataclass
 class Notes:
-    """What a section says beside its figures: everything they were made from, for the JSON."""
+    """What a section says beside its figures, everything they were made from, for the JSON; and what time it has."""
 
+    left: Callable[[], float]  # seconds until the deadline
     data: dict[str, Any] = field(default_factory=dict)
+
+    def check_time(self) -> None:
+        """Between parts of a long section. Raises NotHere if there is none left."""
+        if self.left() <= 0:
+            raise NotHere("the time was up")
 
 
 @dataclass
@@ -78,14 +84,14 @@ def run_sections(
             continue
         say(f"  {section.name} ...")
         began = clock()
-        _run(section, subject, outcome)
+        _run(section, subject, outcome, lambda: deadline - clock())
         outcome.seconds[section.name] = round(clock() - began, 3)
         keep(outcome)
     return outcome
 
 
-def _run(section: Section[T], subject: T, outcome: Outcome) -> None:
-    notes, found = Notes(), dict[str, Measured]()
+def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], float]) -> None:
+    notes, found = Notes(left), dict[str, Measured]()
     state: State = "not run"
     reason = "the section ended without it"
     try:

@@ -67,6 +67,12 @@ def works(subject, notes):
     yield Measured("last", 2.0)
 
 
+def lasts(subject, notes):
+    yield Measured("in time", 1.0)
+    notes.check_time()
+    yield Measured("late", 1.0)
+
+
 PARTS = [
     Section("fails", (Row("first", at_most(1)), Row("second")), 5, fails),
     Section("long", (Row("never"),), 100, works),
@@ -97,6 +103,13 @@ def test_a_section_that_fails_takes_no_other_with_it() -> None:
     assert shown[2].split() == ["fails", "first", "1", "s", "2", "s", "0.500", "<=", "1", "met"]
     assert shown[3].endswith("failed: ValueError: no luck")
     assert shown[7].endswith("MISSED")
+
+
+def test_a_long_section_ends_when_the_time_is_up() -> None:
+    part = Section("lasts", (Row("in time"), Row("late")), 1, lasts)
+    times = iter([0.0, 0.0, 9.0, 9.0])
+    outcome = run_sections([part], None, only=["lasts"], deadline=5.0, say=print, keep=print, clock=times.__next__)
+    assert [(line.state, line.reason) for line in outcome.lines] == [("measured", ""), ("not run", "the time was up")]
 
 
 def test_a_figure_without_a_row_is_a_mistake() -> None:
