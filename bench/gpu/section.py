@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -105,10 +106,13 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
     if unknown := found.keys() - {row.what for row in section.rows}:
         raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
     for row in section.rows:
-        if row.what in found:
-            outcome.lines.append(Line(section.name, row, "measured", found[row.what]))
-        else:
+        measured = found.get(row.what)
+        if measured is None:
             outcome.lines.append(Line(section.name, row, state, reason=reason))
+        elif not math.isfinite(measured.value):
+            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {measured.value}"))
+        else:
+            outcome.lines.append(Line(section.name, row, "measured", measured))
     outcome.data[section.name] = notes.data
 
 
