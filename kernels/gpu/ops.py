@@ -68,7 +68,7 @@ class Ops(Protocol):
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
         table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
     ) -> None:  # fmt: skip
-        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], both outputs [n, kv_heads, d]: for
+        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], outputs [n, kv_heads, d]: for
         many rows it is cheaper to rotate the keys once. Caches of the outputs' dtype only."""
         ...
 

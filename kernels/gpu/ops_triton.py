@@ -47,8 +47,8 @@ class TritonOps:
 
     def expand_extents(self, extents: torch.Tensor, extent_starts: torch.Tensor, out: torch.Tensor) -> None:
         expand_extents_kernel[(-(-len(out) // EXPANDED_AT_ONCE),)](
-            extents, extent_starts, len(extents), out, len(out),
-            ROUNDS=len(extents).bit_length(), BLOCK=EXPANDED_AT_ONCE,
+            extents, extent_starts, len(extents), out, len(out), len(extents).bit_length(),
+            BLOCK=EXPANDED_AT_ONCE,
         )  # fmt: skip
 
     def gather_rotated(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from pavane.kernels.gpu.fused.draw import draw
-from pavane.kernels.gpu.fused.jit import kernel
+from pavane.kernels.gpu.fused.jit import kernel, launched
 from pavane.kernels.gpu.fused.noise import uniform
 
 
@@ -29,7 +29,9 @@ def class_peaks(logits: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> tl.t
     return peaks, places, mass
 
 
-@kernel
+@launched(
+    anywhere=["forced", "temperature", "top_k", "top_p", "min_p", "seeds", "counters"],
+)
 def choose_kernel(
     logits: tl.tensor,
     size: tl.tensor,
