@@ -97,9 +97,9 @@ def main() -> None:
 
     KernelInterface.__getitem__ = compiled
     driver.set_active(Hopper())
-    for dtype, cache in ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float8_e4m3fn), (torch.float32,) * 2):
+    for cache in (torch.bfloat16, torch.float8_e4m3fn):
         for n in (4, 1, 5, 16):
-            launches(TritonOps(), dtype, cache, n)
+            launches(TritonOps(), torch.bfloat16, cache, n)
     json.dump(list({each["hash"]: each for each in made}.values()), sys.stdout)
 
 

@@ -65,12 +65,11 @@ def on_device(samples: Samples) -> Wishes:
     return Wishes(*map(moved, given))
 
 
-@pytest.mark.parametrize("size", [97, 500])
-@pytest.mark.parametrize("spread", [0.05, 1.0, 5.0])
+@pytest.mark.parametrize(("size", "spread"), [(97, 0.05), (97, 5.0), (500, 1.0)])
 def test_tokens_are_those_of_the_cpu(size: int, spread: float) -> None:
     rng = np.random.default_rng([size, int(100 * spread)])
-    samples = asked(16, rng)
-    logits = torch.from_numpy(rng.normal(0, spread, (16, size)).astype(np.float32))
+    samples = asked(9, rng)
+    logits = torch.from_numpy(rng.normal(0, spread, (9, size)).astype(np.float32))
     logits[3] = logits[3].round()  # many are equal
     logits[5, rng.random(size) < 0.9] = -torch.inf
     tokens, logprobs = OPS.sample(logits.to(DEVICE), on_device(samples))
@@ -81,7 +80,7 @@ def test_tokens_are_those_of_the_cpu(size: int, spread: float) -> None:
 
 
 def test_of_equals_all_are_kept_and_the_first_is_the_likeliest() -> None:
-    size, rows = 130, 24
+    size, rows = 130, 20
     rng = np.random.default_rng(3)
     logits = torch.zeros(rows, size)
     samples = dataclasses.replace(
@@ -95,7 +94,7 @@ def test_of_equals_all_are_kept_and_the_first_is_the_likeliest() -> None:
     tokens, _ = OPS.sample(logits.to(DEVICE), on_device(samples))
     assert tokens.tolist() == sampling.sample(logits, samples).tokens.tolist()
     assert tokens[:4].tolist() == [0] * 4
-    assert len(set(tokens[4:].tolist())) > 15
+    assert len(set(tokens[4:].tolist())) > 12
 
 
 def edited(samples: Samples, size: int, rng: np.random.Generator) -> Samples:
@@ -120,22 +119,23 @@ def edited(samples: Samples, size: int, rng: np.random.Generator) -> Samples:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [97, 500])
+@pytest.mark.parametrize("size", [97, 300])
 def test_logits_are_edited_as_on_the_cpu_and_log_probabilities_are_those_before(size: int) -> None:
     rng = np.random.default_rng(size)
-    samples = edited(asked(14, rng), size, rng)
+    samples = edited(asked(8, rng), size, rng)
     ready = []
     samples = dataclasses.replace(samples, masks_ready=lambda: ready.append(True))
-    logits = torch.from_numpy(rng.normal(0, 3, (14, size)).astype(np.float32))
+    logits = torch.from_numpy(rng.normal(0, 3, (8, size)).astype(np.float32))
     logits[2, :5] = 3e38
     edits = edits_of(samples, DEVICE)
     assert ready == [True]
     assert edits is not None
-    assert 5 < len(edits.rows) < 14
+    assert 3 < len(edits.rows)
     expected = sampling.sample(logits, samples)
     for ops in (OPS, TorchOps()):
         given = logits.to(DEVICE)
-        tokens, logprobs = ops.sample(given, on_device(samples), edits)
+        with np.errstate(over="ignore"):
+            tokens, logprobs = ops.sample(given, on_device(samples), edits)
         assert tokens.tolist() == expected.tokens.tolist()
         assert np.allclose(logprobs.cpu().numpy(), expected.logprobs, rtol=1e-5, atol=1e-5)
         assert torch.equal(given.cpu(), logits)
