@@ -106,13 +106,13 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
     if unknown := found.keys() - {row.what for row in section.rows}:
         raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
     for row in section.rows:
-        measured = found.get(row.what)
-        if measured is None:
+        figure = found.get(row.what)
+        if figure is None:
             outcome.lines.append(Line(section.name, row, state, reason=reason))
-        elif not math.isfinite(measured.value):
-            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {measured.value}"))
+        elif not math.isfinite(figure.value):
+            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {figure.value}"))
         else:
-            outcome.lines.append(Line(section.name, row, "measured", measured))
+            outcome.lines.append(Line(section.name, row, "measured", figure))
     outcome.data[section.name] = notes.data
 
 
