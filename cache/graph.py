@@ -316,14 +316,14 @@ class GraphCache:
     def _hold(self, node: Node, level: Keep) -> None:
         node.holders[level] += 1
         if level > node.level:
-            self._idle.regrade(node, level)
+            self._storage.regrade(node, level)
 
     def _let_go(self, node: Node, level: Keep) -> None:
         if not node.holders[level]:
             raise ValueError(f"level {level.name} of depth {node.lo}..{node.hi}: nobody has retained it at this level")
         node.holders[level] -= 1
         if level == node.level and not node.holders[level]:
-            self._idle.regrade(node, next((held for held in reversed(LEVELS) if node.holders[held]), Keep.NONE))
+            self._storage.regrade(node, next((held for held in reversed(LEVELS) if node.holders[held]), Keep.NONE))
 
     def _fold(self, own: Node, twin: Node, needs: list[Span]) -> None:
         """`twin` has the same tokens and KV as `own`, the first part of a branch: it takes its place."""

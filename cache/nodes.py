@@ -148,6 +148,7 @@ class Entry:
     pages: int
     nodes: set[Node] = field(default_factory=set)
     pins: int = 0
+    level: Keep = Keep.NONE  # the highest of its nodes'
 
 
 class Copy(NamedTuple):
