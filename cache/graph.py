@@ -148,10 +148,10 @@ class GraphCache:
         dropping what is kept for SOON or more; NeverFitsError if there never is.
         """
         storage, fetcher = self._storage, self._fetcher
-        nodes = [node for span in needs for node in span.upwards()]
+        nodes = [node for span in needs for node in reversed(span.nodes())]
         for node in nodes:
             storage.lock(node)
-        missing = [node for node in nodes if node.owner is None and not node.complete]
+        missing = [node for node in nodes if node.owner is None and node.filled < len(node.tokens)]
         sizes = [len(n) for n in missing]
         if missing:
             sizes[-1] += spare
@@ -176,7 +176,7 @@ class GraphCache:
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
-            for node in list(span.upwards()):
+            for node in reversed(span.nodes()):
                 self._storage.unlock(node)
                 if node.owner is owner:
                     node.owner = None
@@ -231,6 +231,11 @@ class GraphCache:
 
     def append(self, node: Node, tokens: Sequence[int], owner: object) -> None:
         node.tokens.extend(tokens)
+        node.owner = owner
+
+    def push(self, node: Node, token: int, owner: object) -> None:
+        """One token more."""
+        node.tokens.append(token)
         node.owner = owner
 
     def truncate(self, node: Node, length: int) -> None:

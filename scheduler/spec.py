@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -22,9 +24,8 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def ended(self) -> bool:
-        return self in (State.DONE, State.FAILED, State.CANCELLED)
+    def __init__(self, name: str) -> None:
+        self.ended = name in ("done", "failed", "cancelled")
 
 
 class Finish(StrEnum):
@@ -113,11 +114,12 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True)
 class CallSpec:
-    """One call. `tokens` is the whole text of a Prefill or the header of a Decode; `exact` the call's own fidelity."""
+    """One call. `tokens` is the whole text of a Prefill or the header of a Decode, best an array("i"), which is only
+    copied; `exact` the call's own fidelity."""
 
     id: str
     digest: bytes  # of the request's bytes: the same id with the same digest is the same call
-    tokens: tuple[int, ...] = ()
+    tokens: Sequence[int] = ()
     copy_of: str | None = None
     decode: DecodeSpec | None = None
     parents: tuple[ParentSpec, ...] = ()
@@ -139,8 +141,7 @@ class CallSpec:
         return self.exact and self.decode is None
 
 
-@dataclass(frozen=True, slots=True)
-class ParentUse:
+class ParentUse(NamedTuple):
     id: str
     placed_at: int
     encoded_at: int
@@ -199,7 +200,7 @@ class Outcome:
 
     id: str
     state: State
-    tokens: tuple[int, ...] = ()
+    tokens: array[int] | tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     top: tuple[Top, ...] = ()  # one for each of logprobs, if asked for
     content: tuple[int, int] = (0, 0)
@@ -220,8 +221,7 @@ class StateChanged:
     state: State
 
 
-@dataclass(frozen=True, slots=True)
-class TokensAdded:
+class TokensAdded(NamedTuple):
     """Content as it is generated; a stop string may still cut it, the Ended that follows has what remains."""
 
     id: str
