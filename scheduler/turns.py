@@ -81,7 +81,9 @@ class Turns:
     def changed(self, workflow: Workflow) -> None:
         if self._sets.changed(workflow):
             self._refused = None
-        self._order(workflow).changed(workflow)
+        self._new.changed(workflow)
+        if self._begun is not None:
+            self._begun.changed(workflow)
 
     def free(self, tenant: Tenant) -> None:
         self._new.free(tenant)
