@@ -104,7 +104,7 @@ class BatchMaker:
         tokens, extents = array("i"), array("i")
         counts, rows, begins = array("i"), array("i"), array("i")
         n = 0
-        for item in step.items:
+        for item, each in zip(step.items, reads, strict=True):
             tail, lo, hi = item.tail, item.lo, item.hi
             item.first_row = n
             begins.append(tail.context.start + lo)
@@ -114,6 +114,7 @@ class BatchMaker:
             if hi - lo == 1 and lo >= tail.lo and not watched:  # nearly always
                 left = hi - tail.lo
                 tokens.append(tail.tokens[left - 1])
+                extents += each.head
                 for start, length in tail.extents or ():
                     extents.append(start)
                     if length >= left:
@@ -123,7 +124,9 @@ class BatchMaker:
                     left -= length
                 counts.append(len(extents) - size)
                 continue
-            begin = item.call.span.lo if watched and id(item) in watched and item.call.span is not None else lo
+            begin = min(lo, each.begin)
+            if watched and id(item) in watched and item.call.span is not None:
+                begin = item.call.span.lo
             for node in (tail,) if begin >= tail.lo else path(tail, begin):
                 left = (hi if node is tail else node.hi) - node.lo
                 tokens += node.tokens[max(lo - node.lo, 0) : left]
