@@ -78,17 +78,21 @@ class Idle:
             assert lower.extents is not None, "an idle node was only partly stored"
             self._enter(upper, lower.rank)
 
-    def pop(self) -> tuple[Node, int]:
-        """Takes out the one that goes next; returns it, and where it stood. IndexError if there is none."""
+    def pop(self) -> tuple[Node, int, int]:
+        """Takes out the one that goes next; returns it, where it stood, and its slots. IndexError if there is none."""
         rank = self.ranks[0]
         bucket = self.buckets[rank]
         node, _ = bucket.popitem(last=False)
         if not bucket:
             del self.buckets[rank], self.ranks[0]
         node.rank = None
-        self._clock = max(self._clock, rank % LEVEL_STEP)
-        self._count(node, -1)
-        return node, rank
+        if rank % LEVEL_STEP > self._clock:
+            self._clock = rank % LEVEL_STEP
+        assert node.extents is not None
+        slots = length_of(node.extents)
+        self.slots -= slots
+        self.slots_by_level[node.level] -= slots
+        return node, rank, slots
 
     def put_back(self, node: Node, rank: int) -> None:
         """What is left of the one that stood there goes next."""

@@ -35,21 +35,21 @@ class Reclaimer:
         given: dict[str, int] = {}  # slots, by namespace
         missing = count
         while missing > 0 and idle.slots:
-            node, rank = idle.pop()
+            node, rank, slots = idle.pop()
             length = len(node.tokens)
-            dropped = max(missing, length // 2)
-            if idle.by_level and length - dropped >= CUT_KEEPS and node.indexed:
-                idle.put_back(self._trees.split(node, length - dropped), rank)
+            if length >= CUT_KEEPS and idle.by_level and node.indexed:
+                dropped = max(missing, length // 2)
+                if length - dropped >= CUT_KEEPS:
+                    idle.put_back(self._trees.split(node, length - dropped), rank)
+                    slots = length_of(node.extents or [])
             if self._tier is not None:
                 self._prune_all(self._tier.keep(node))
             self.evicted_nodes[node.level] += 1
             self.evicted_tokens[node.level] += node.filled
             namespace = node.context.namespace
-            extents = self._drop(node)
-            slots = length_of(extents)
             given[namespace] = given.get(namespace, 0) + slots
+            freed += self._drop(node)
             missing -= slots
-            freed += extents
         for namespace, slots in given.items():
             storage.count(namespace, -slots)
         storage.pool.release(join([], sorted(freed)))

@@ -108,28 +108,30 @@ class Trees:
     def prune(self, node: Node) -> None:
         """Removes `node` and what it alone kept, if it has no KV (nor in a tier), nobody who needs it, and nothing
         below it."""
-        if node.refs or node.locks or node.children or node.branches:
-            return
         pending = [node]
         while pending:
             current = pending.pop()
-            parent = current.parent
-            if current.children or current.branches or current.refs or current.locks:
-                continue
-            if parent is None:
-                context = current.context
-                if self.contexts.get(context.key) is context:
-                    del self.contexts[context.key]
-                    for member in context.members:
-                        for seen in member.span.nodes():
-                            seen.refs -= 1
-                            pending.append(seen)
-            elif current.extents is None and current.copy is None and current.attached:
-                if current.indexed:
-                    del parent.children[current.tokens[0]]
-                else:
+            while not (current.children or current.branches or current.refs or current.locks):
+                parent = current.parent
+                if parent is None:
+                    context = current.context
+                    if self.contexts.get(context.key) is context:
+                        del self.contexts[context.key]
+                        for member in context.members:
+                            for seen in member.span.nodes():
+                                seen.refs -= 1
+                                pending.append(seen)
+                    break
+                if current.extents is not None or current.copy is not None:
+                    break
+                first = current.tokens[0]
+                if parent.children.get(first) is current:
+                    del parent.children[first]
+                elif current in parent.branches:
                     del parent.branches[current]
-                pending.append(parent)
+                else:
+                    break  # it is in no tree any more
+                current = parent
 
     def _root_key(self, namespace: str) -> bytes:
         parts = (namespace.encode(), self._identity, repr(self.bos_id).encode(), repr(self._absolute).encode())

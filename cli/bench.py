@@ -11,6 +11,7 @@
 
   pavane bench stream                                     tokens delivered, against a bare gRPC server
   pavane bench secure                                     tokens delivered with TLS and API keys, against without
+  pavane bench bigprompt                                  pauses of streams beside prompts of 1 MB
   pavane bench memory                                     resident size, at start and after 1,000 calls
   pavane bench pressure                                   what a pool of a third of the need does to answers
   pavane bench sched                                      the scheduler without a model: its cost, and its policies
@@ -39,7 +40,7 @@ from pavane.cli.extras import UsageError
 
 ALL = "all"
 # they start servers of their own, if any
-ALONE = ("workflow", "stream", "secure", "memory", "pressure", "sched")
+ALONE = ("workflow", "stream", "secure", "bigprompt", "memory", "pressure", "sched")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

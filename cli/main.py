@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "run a graph of calls from a YAML file",
     "plan": "what a graph of calls would cost; nothing runs",
     "keys": "make API keys",
+    "loadtest": "send a server the load of many workflows",
     "bench": "measure",
     "eval": "how good the answers of a workflow are, and what reuse does to them",
     "report": "make a page of what was measured",

@@ -29,11 +29,14 @@ OPTIONS: tuple[Option, ...] = (
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # While a ping that measures the line is out, keepalive sends none: where data came last, that one has to tell.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     # The channel's own reconnecting must not be slower than the retries above it.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Not a wait, whatever its name: how long an attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 NEVER = RetryPolicy(give_up_after=0.0)
 
@@ -60,7 +63,7 @@ class Transport:
         self._namespace = namespace
         self._timeout = timeout
         self._authorization = f"Bearer {api_key}" if api_key else ""
-        self._channel = open_channel(target, tls, [*OPTIONS, *options])
+        self._channel = open_channel(target, tls, [*options, *OPTIONS])  # of two values gRPC takes the first
         self.workflows = cast("stubs.WorkflowServiceAsyncStub", stubs.WorkflowServiceStub(self._channel))
         self.models = cast("stubs.ModelServiceAsyncStub", stubs.ModelServiceStub(self._channel))
         self.admin = cast("admin_stubs.AdminServiceAsyncStub", admin_stubs.AdminServiceStub(self._channel))

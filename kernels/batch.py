@@ -211,8 +211,8 @@ class StepResult:
     """What a step gave, per sample: the token taken and its log-probability under the model's own distribution (the
     softmax of its logits as they came, whatever the sample does to them before it chooses).
 
-    A sample that has no token to take gets NO_TOKEN and -inf, and the others are as if it were not there: every token
-    was forbidden, or the logits were not numbers.
+    A sample that has no token to take gets NO_TOKEN, and the others are as if it were not there. Its log-probability
+    is -inf if every token was forbidden, NaN if the logits were not numbers.
     """
 
     tokens: Int32  # [samples]

@@ -77,6 +77,7 @@ def sample(logits: torch.Tensor, samples: Samples) -> Sampled:
 
     logprobs = _worth(raw[rows, tokens], peaks, norms)
     logprobs[(tokens == NO_TOKEN) | ~np.isfinite(peaks)] = -np.inf
+    logprobs[(tokens == NO_TOKEN) & (np.isnan(peaks) | (peaks == np.inf))] = np.nan
     return Sampled(tokens, logprobs, *_likeliest(raw, peaks, norms, samples))
 
 

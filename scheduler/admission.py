@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 from pavane.scheduler.calls import Workflow
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.foresight import Foresight
 from pavane.scheduler.spec import CallSpec
 from pavane.scheduler.states import States
 from pavane.scheduler.tenants import Tenant
 
-DOUBT = 0.5  # of the estimated wait is taken for certain
+DOUBT = 0.5  # of what is expected to take so long is taken for certain
 
 
 class Admission:
-    def __init__(self, states: States, places: int) -> None:
+    def __init__(self, states: States, places: int, limit: int) -> None:
+        """`limit` stands for a max_tokens that is not given."""
         self._states = states
         self._places = places
+        self._limit = limit
 
     def retry_after(self) -> float:
         """Seconds until some of the calls that wait will have ended."""
@@ -61,17 +64,34 @@ class Admission:
                 f"the deadline of workflow {workflow.id!r} was {-left:.1f} s ago; open it again with a later one",
                 (workflow.id,),
             )
+        given = {spec.id: min(t for t in (spec.timeout, left) if t is not None)
+                 for spec in specs if spec.timeout is not None or left is not None}  # fmt: skip
+        if not given:
+            return
         wait = DOUBT * self._wait(workflow.tenant)
-        for spec in specs:
-            given = min((t for t in (spec.timeout, left) if t is not None), default=None)
-            if given is not None and given < wait:
+        least = self._least(workflow, specs)
+        for name, seconds in given.items():
+            if seconds < wait:
                 raise RequestError(
                     Reason.DEADLINE_HOPELESS,
-                    f"call {spec.id!r} has {given:.2g} s, and the calls before it are expected to take more than "
+                    f"call {name!r} has {seconds:.2g} s, and the calls before it are expected to take more than "
                     f"{wait:.2g} s; give it more, or send it later",
-                    (spec.id,),
+                    (name,),
                     retry_after=wait,
                 )
+            if seconds < least[name]:
+                raise RequestError(
+                    Reason.DEADLINE_HOPELESS,
+                    f"call {name!r} has {seconds:.2g} s, and its answer is expected to take more than "
+                    f"{least[name]:.2g} s with those that it waits for; give it more, or ask for fewer max_tokens",
+                    (name,),
+                )
+
+    def _least(self, workflow: Workflow, specs: Sequence[CallSpec]) -> dict[str, float]:
+        """Seconds until new calls can have ended, by id: a step for each token, one after the other."""
+        step = DOUBT * self._states.tenants.fastest_step
+        foresight = Foresight(workflow, self._states.estimates, self._limit)
+        return {name: step * steps for name, steps in foresight.steps(specs).items()}
 
     def _wait(self, tenant: Tenant) -> float:
         """Seconds until the calls of the tenant that wait now have started, as far as can be said."""

@@ -148,7 +148,7 @@ class Call:
         return Outcome(
             id=self.id,
             state=self.state,
-            tokens=tuple(self.tokens),
+            tokens=self.tokens[:],
             logprobs=tuple(self.logprobs) if decode is not None and decode.logprobs else (),
             top=tuple(self.top),
             content=(self.content_begin, self.content_end),

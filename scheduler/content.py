@@ -28,6 +28,8 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     constraint = call.edits.constraint if call.edits is not None else None
     token = taken.token
     if token == NO_TOKEN:
+        if math.isnan(taken.logprob):
+            return None, _no_numbers(call)
         satisfied = constraint is not None and constraint.satisfied
         return None, Finish.CONSTRAINT if satisfied else _nothing_allowed(call)
     if not decode.forced and token in decode.end_ids:
@@ -70,11 +72,15 @@ def _score(call: Call, decode: DecodeSpec, taken: Taken) -> None:
         call.top.append(taken.top)
 
 
+def _no_numbers(call: Call) -> Failure:
+    text = f"call {call.id!r}: the model's logits after {call.generated} generated tokens are not numbers"
+    return Failure(Reason.RUNNER_FAILED, text, (call.id,))
+
+
 def _nothing_allowed(call: Call) -> Failure:
     """No token may come next, and the content may not end."""
-    if call.edits is None:
-        text = f"call {call.id!r}: the model's logits after {call.generated} generated tokens are not numbers"
-        return Failure(Reason.RUNNER_FAILED, text, (call.id,))
+    if call.edits is None:  # nothing was forbidden
+        return _no_numbers(call)
     constraint = call.edits.constraint
     if constraint is not None and constraint.error:
         why = f"its constraint cannot be followed any further: {constraint.error}"
@@ -95,7 +101,7 @@ def cut_content(cache: GraphCache, call: Call, keep: tuple[int, ...]) -> None:
         (i for i, (a, b) in enumerate(zip(content, keep, strict=False)) if a != b), min(len(content), len(keep))
     )
     del call.tokens[call.content_begin + same :]
-    cache.truncate(call.span.node, call.content_begin + same)
+    cache.truncate(call.span.node, 1 + same)  # the last token of the header stands before the content
     del call.logprobs[same:]
     call.tokens.extend(keep[same:])
     call.logprobs.extend([math.nan] * (len(keep) - same))  # nobody asked the model about these
@@ -109,7 +115,7 @@ def restart(cache: GraphCache, call: Call) -> None:
     """Another attempt at the content, with a seed of its own that follows from the one before."""
     assert call.span is not None
     cut_content(cache, call, ())
-    cache.rewind(call.span.node, call.content_begin - 1, call)  # its row is where the content begins
+    cache.rewind(call.span.node, 0, call)  # to the last row of the header: there the content begins
     call.generated = 0
     call.edits = call.matcher = call.attention = None
     call.attempt += 1

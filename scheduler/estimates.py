@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from pavane.scheduler.calls import Call
 
 DECODED = 16.0  # a generated token costs a step of its own; in prompts, tokens share one
@@ -15,19 +13,22 @@ class Estimates:
     """Lengths are guessed from max_tokens, times what was observed of it: one mean per tenant and magnitude."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], tuple[float, float]] = defaultdict(
-            lambda: (PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT)
-        )
+        self._seen: dict[tuple[str, int], tuple[float, float]] = {}  # sum of the parts, and their number
 
     def length(self, namespace: str, max_tokens: int) -> float:
-        total, count = self._seen[namespace, max_tokens.bit_length()]
-        return max_tokens * total / count
+        total, count = self._seen.get((namespace, max_tokens.bit_length()), (0.0, 0.0))
+        return max_tokens * (PRIOR * PRIOR_WEIGHT + total) / (PRIOR_WEIGHT + count)
+
+    def known_length(self, namespace: str, max_tokens: int) -> float:
+        """By what was seen alone; 0 until that is enough."""
+        total, count = self._seen.get((namespace, max_tokens.bit_length()), (0.0, 0.0))
+        return max_tokens * total / count if count >= PRIOR_WEIGHT else 0.0
 
     def observe(self, call: Call) -> None:
         """The call has ended well."""
         if call.max_tokens and call.spec.decode is not None and not call.spec.decode.forced:
             key = call.workflow.namespace, call.max_tokens.bit_length()
-            total, count = self._seen[key]
+            total, count = self._seen.get(key, (0.0, 0.0))
             keep = 1.0 if count < 256 else 255 / 256  # later ones count more, slowly
             self._seen[key] = total * keep + call.generated / call.max_tokens, count * keep + 1.0
 
@@ -59,6 +60,15 @@ class Estimates:
                     parent.chain = chain
                     longer.append(parent)
         return changed
+
+    def waits_again(self, call: Call) -> None:
+        """What a running call has generated is not left to do; nothing unfinished is above it."""
+        if call.spec.decode is not None and call.generated:
+            expected = len(call.spec.decode.forced) or self.length(call.workflow.namespace, call.max_tokens)
+            done = call.work - DECODED * max(1.0, expected - call.generated)
+            call.work -= done
+            call.chain -= done
+            call.workflow.work -= done
 
     def unlink(self, call: Call) -> None:
         """The call has ended."""

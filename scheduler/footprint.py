@@ -13,9 +13,9 @@ from pavane.scheduler.calls import Call
 
 @dataclass(slots=True)
 class _Tail:
-    """A decode under way: `header` tokens were there when it began, one more with each step since."""
+    """A decode under way: one token of its own when it began, the last of its header, and one more with each step
+    since."""
 
-    header: int
     began: int
     inputs: list[Span]
 
@@ -57,24 +57,24 @@ class Footprint:
         """`node` is what was held as a tail, or as a part of one."""
         self._seen.add(node)
 
-    def begin(self, call: Call, own: Node, header: int, began: int, inputs: list[Span]) -> None:
+    def begin(self, call: Call, own: Node, began: int, inputs: list[Span]) -> None:
         """A decode begins."""
         self._seen.add(own)
-        self._held += header
-        self._tails[call] = _Tail(header, began, inputs)
+        self._held += 1
+        self._tails[call] = _Tail(began, inputs)
         for node in chain.from_iterable(span.upwards() for span in inputs):
             self._reading_slots += 0 if self._reading[node] else len(node)
             self._reading[node] += 1
 
     def end(self, call: Call, length: int) -> None:
-        """A decode has all of its `length` tokens."""
+        """A decode has all the `length` tokens of its tail."""
         self._held += length
         self.drop(call)
 
     def drop(self, call: Call) -> None:
         """A decode is cancelled: nothing of its own stays."""
         tail = self._tails.pop(call)
-        self._held -= tail.header
+        self._held -= 1
         for node in chain.from_iterable(span.upwards() for span in tail.inputs):
             self._reading[node] -= 1
             if not self._reading[node]:
@@ -100,4 +100,4 @@ class Footprint:
         self.peak = max(self.peak, self._held + sum(last - tail.began for tail in self._tails.values()))
         self.read += count * self._reading_slots
         for tail in self._tails.values():
-            self.read += count * (tail.header + first - tail.began) + count * (count - 1) // 2
+            self.read += count * (1 + first - tail.began) + count * (count - 1) // 2

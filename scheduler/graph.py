@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from pavane.scheduler.calls import Call, Group, Workflow
 from pavane.scheduler.errors import Reason, RequestError
@@ -248,12 +251,14 @@ class Graph:
         limits, ids = self.limits, (spec.id,)
         decode = spec.decode
         self._check_length(spec)
-        tokens = (*spec.tokens, *(decode.forced if decode else ()))
-        if tokens and not (min(tokens) >= 0 and max(tokens) < limits.vocab_size):
-            wrong = next(t for t in tokens if not 0 <= t < limits.vocab_size)
-            raise RequestError(
-                Reason.INVALID_TOKENS, f"call {spec.id!r}: token id {wrong} is not in 0..{limits.vocab_size - 1}", ids
-            )
+        for tokens in (spec.tokens, decode.forced if decode else ()):
+            wrong = _outside(tokens, limits.vocab_size)
+            if wrong is not None:
+                raise RequestError(
+                    Reason.INVALID_TOKENS,
+                    f"call {spec.id!r}: token id {wrong} is not in 0..{limits.vocab_size - 1}",
+                    ids,
+                )
         if not spec.tokens and spec.copy_of is None:
             what = "an empty header" if decode else "no tokens"
             raise RequestError(Reason.EMPTY_CONTENT, f"call {spec.id!r} has {what}; give it at least one token", ids)
@@ -318,6 +323,16 @@ class Graph:
         workflow.unfinished += 1
         self.unfinished += 1
         return call
+
+
+def _outside(tokens: Sequence[int], size: int) -> int | None:
+    """The first of them that is not in 0..size - 1. A text of a megabyte is looked at without a Python object for each
+    token."""
+    if not tokens:
+        return None
+    ids = np.asarray(tokens) if isinstance(tokens, array) else None
+    low, high = (ids.min(), ids.max()) if ids is not None else (min(tokens), max(tokens))
+    return None if low >= 0 and high < size else next(token for token in tokens if not 0 <= token < size)
 
 
 def link_parent(call: Call, parent: Call) -> None:

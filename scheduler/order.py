@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.spec import State
+from pavane.scheduler.standings import Head, Standings
 from pavane.scheduler.tenants import Tenant, Tenants
 
 Key = tuple[float, ...]
@@ -101,8 +102,8 @@ class FirstCome:
 
 
 class GraphOrder:
-    """See the module's docstring. `first` is linear in the tenants that wait; below it heaps, in which entries that are
-    out of date are passed over."""
+    """See the module's docstring. Heaps of tenants, of a tenant's workflows and of a workflow's calls, in which entries
+    that are out of date are passed over."""
 
     fair = True
 
@@ -110,14 +111,16 @@ class GraphOrder:
         self._tenants = tenants
         self._stretch = stretch
         self._shares: dict[Tenant, _Share] = {}  # of tenants with waiting calls
+        self._standings = Standings(tenants, self._head)
 
     def push(self, call: Call) -> None:
         workflow = call.workflow
         share = self._shares.setdefault(workflow.tenant, _Share())
         queue = share.queues.get(workflow)
         if queue is None:
-            queue = share.queues[workflow] = _Queue(self._due(workflow))
+            queue = share.queues[workflow] = _Queue(self._due(workflow), workflow.serial)
             share.push(workflow, queue)
+            self._standings.changed(workflow.tenant)
         queue.waiting += 1
         queue.put(call)
 
@@ -130,17 +133,11 @@ class GraphOrder:
             del share.queues[workflow]
             if not share.queues:
                 del self._shares[workflow.tenant]
+            self._standings.changed(workflow.tenant)
 
     def first(self) -> Call | None:
-        best: tuple[float, float] | None = None
-        queue = None
-        for tenant, share in self._shares.items():
-            if tenant.may_start > 0:
-                head = share.first()
-                turn = (self._tenants.over(tenant), head.due)
-                if best is None or turn < best:
-                    best, queue = turn, head
-        return queue.first() if queue is not None else None
+        tenant = self._standings.first()
+        return self._shares[tenant].first().first() if tenant is not None else None
 
     def key(self, call: Call) -> Key:
         return (*self.place(call.workflow), -call.chain, call.serial)
@@ -158,9 +155,14 @@ class GraphOrder:
         if share is not None and queue is not None:
             queue.due = self._due(workflow)
             share.push(workflow, queue)
+            self._standings.changed(workflow.tenant)
 
     def free(self, tenant: Tenant) -> None:
-        pass
+        self._standings.changed(tenant)
+
+    def _head(self, tenant: Tenant) -> Head | None:
+        share = self._shares.get(tenant)
+        return share.first().head if share is not None else None
 
     def _due(self, workflow: Workflow) -> float:
         return workflow.busy_since + self._stretch * self._tenants.seconds(workflow.work)
@@ -169,12 +171,17 @@ class GraphOrder:
 class _Queue:
     """The waiting calls of one workflow."""
 
-    __slots__ = ("due", "heap", "waiting")
+    __slots__ = ("due", "heap", "serial", "waiting")
 
-    def __init__(self, due: float) -> None:
+    def __init__(self, due: float, serial: int) -> None:
         self.due = due
+        self.serial = serial  # of the workflow
         self.heap: list[tuple[float, int, Call]] = []
         self.waiting = 0
+
+    @property
+    def head(self) -> Head:
+        return self.due, self.serial
 
     def put(self, call: Call) -> None:
         heapq.heappush(self.heap, (-call.chain, call.serial, call))

@@ -6,7 +6,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-from pavane.cache import Node
+from pavane.cache import Node, Span
 from pavane.scheduler.calls import Call
 from pavane.scheduler.cast import Cast
 from pavane.scheduler.draft import Draft, reads
@@ -108,8 +108,9 @@ class Rehearsal:
         self.cast.foresee(call)
         assert span is not None
         assert span.node.parent is not None
-        if len(call.tokens) > len(span.node):
-            call.span = self.draft.branch(span.node.parent, call.tokens)
+        own = call.tokens[call.own_visible - 1 :]
+        if len(own) > len(span.node):
+            call.span = Span(self.draft.branch(span.node.parent, own).node, span.lo)
             self.draft.retain(call.span)
             self.draft.release(span)
 
@@ -172,7 +173,7 @@ class Rehearsal:
         sampled = [d for d in self._decoding if d.ends == number + 1]
         for decoding in sorted(sampled, key=lambda d: (False, key(d.call)) if d.began < number else (True, ())):
             call = decoding.call
-            if self._seal(call, _capacity(call.own_visible, call.generated)):
+            if self._seal(call, _capacity(call.generated)):
                 self._decoding.remove(decoding)
         for call in self._finishing:
             self._finish(call)
@@ -206,7 +207,8 @@ class Rehearsal:
             self._resolve_ready()
             return
         began = step + left - call.generated
-        self.footprint.begin(call, own, call.own_visible, began, inputs(call))
+        header = [Span(own.parent, call.span.lo)] if own.parent is not None and own.lo > call.span.lo else []
+        self.footprint.begin(call, own, began, [*inputs(call), *header])
         if left:
             self._decoding.append(_Decoding(call, began, step + left))
         elif not (self.cast.found(call) and self._seal(call, len(call.tokens))):
@@ -217,11 +219,11 @@ class Rehearsal:
         encoded."""
         assert call.span is not None
         draft, own = self.draft, call.span.node
-        draft.write(own, call.own_visible + call.generated - 1)
+        draft.write(own, call.generated)  # the last token of the header among them
         self._fold(call, capacity)
         if not all(draft.stored(node) for node in call.span.upwards()):
             return False
-        self.footprint.end(call, len(call.tokens))
+        self.footprint.end(call, len(call.tokens) - call.own_visible + 1)
         self._complete(call)
         self._resolve_ready()
         return True
@@ -231,7 +233,7 @@ class Rehearsal:
         assert call.span is not None
         for node in call.span.upwards():
             self.draft.write(node, len(node))
-        self.footprint.end(call, len(call.tokens))
+        self.footprint.end(call, len(call.tokens) - call.own_visible + 1)
         self.footprint.reads(node for span in (*inputs(call), call.span) for node in span.upwards())
         self._complete(call)
         self._finishing.append(call)
@@ -261,9 +263,9 @@ class Rehearsal:
         self.footprint.replace(call.span.node)
 
 
-def _capacity(header: int, generated: int) -> int:
-    """Slots that a decode has when its content ends: see `grow`."""
+def _capacity(generated: int) -> int:
+    """Slots of a decode's tail when its content ends: see `grow`."""
     more = min(RUN, generated)
     while more + 1 < generated:
         more += 1 + min(RUN, generated - more - 1)
-    return header + more
+    return 1 + more

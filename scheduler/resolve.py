@@ -110,7 +110,9 @@ def _own(cache: Structure, call: Call, max_model_len: int) -> None:
             call.tokens.extend(decode.forced)
             call.content_end = len(call.tokens)
             call.tokens.extend(decode.trailer)
-        call.span = cache.branch(place.node, call.tokens)
+        # What is known is looked up, but for the row that the first token is chosen after: each decode needs its own.
+        header = cache.extend(place.node, call.tokens[: call.own_visible - 1])
+        call.span = Span(cache.branch(header.node, call.tokens[call.own_visible - 1 :]).node, header.lo)
     cache.retain(call.span, call.keep)
     if not call.spec.lazy:
         _check_pool(cache, call)

@@ -69,7 +69,7 @@ class Scheduler:
             self._states, self._readiness, text, max_running=max_running, token_budget=token_budget, share=share
         )
         self._expiry = Expiry(self._states)
-        self._admission = Admission(self._states, max_running)
+        self._admission = Admission(self._states, max_running, limits.max_model_len)
 
     @property
     def running(self) -> dict[Call, None]:

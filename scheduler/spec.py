@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -113,11 +115,12 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True)
 class CallSpec:
-    """One call. `tokens` is the whole text of a Prefill or the header of a Decode; `exact` the call's own fidelity."""
+    """One call. `tokens` is the whole text of a Prefill or the header of a Decode, best an array("i"), which is only
+    copied; `exact` the call's own fidelity."""
 
     id: str
     digest: bytes  # of the request's bytes: the same id with the same digest is the same call
-    tokens: tuple[int, ...] = ()
+    tokens: Sequence[int] = ()
     copy_of: str | None = None
     decode: DecodeSpec | None = None
     parents: tuple[ParentSpec, ...] = ()
@@ -199,7 +202,7 @@ class Outcome:
 
     id: str
     state: State
-    tokens: tuple[int, ...] = ()
+    tokens: array[int] | tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     top: tuple[Top, ...] = ()  # one for each of logprobs, if asked for
     content: tuple[int, int] = (0, 0)

@@ -82,7 +82,9 @@ class States:
     def wait(self, call: Call) -> None:
         """A running call waits again. While it is mended, it keeps its locks."""
         call.inputs_ready = call.mending = False
+        self.estimates.waits_again(call)
         self.enter(call, State.QUEUED)
+        self.order.changed(call.workflow)
 
     def encoded(self, call: Call) -> None:
         """The call's message is complete, or will be with the step that is being put together."""

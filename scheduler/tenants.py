@@ -1,9 +1,9 @@
 """Tenants, one per namespace: their share of the server, their bounds, and what they use of both.
 
 A tenant is within its share as long as it was not served more. What it did not use of its share is saved up, and what
-it used beyond is remembered, but no more than `burst` of either: a leaky bucket per tenant, that fills at the rate of
-an even share (the virtual time of generalised processor sharing, Parekh and Gallager 1993). A new tenant is like one
-that has rested.
+it used beyond is remembered, but no more than a `burst` of the one and `REMEMBERED` of the other: a leaky bucket per
+tenant, that fills at the rate of an even share (the virtual time of generalised processor sharing, Parekh and Gallager
+1993). A new tenant is like one that has rested.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ NO_BOUND = 1 << 62
 # In units of estimates.py, some twelve thousand generated tokens: several workflows, so that these can be put in order
 # whoever sent them.
 BURST = 200_000.0
+# In bursts: one that floods takes what the others leave for long; what they then want for a while, having saved up, it
+# has had before. Were that forgotten, it would be within its share in the midst of it.
+REMEMBERED = 3.0
 FORGET = 0.999  # of what is known of the server's pace, by each step
 
 
@@ -61,6 +64,7 @@ class Tenants:
     known: dict[str, Tenant] = field(default_factory=dict)
     active: dict[Tenant, None] = field(default_factory=dict)
     even: float = 0.0  # the service of a tenant that always had calls to run, and got its share
+    fastest_step: float = 0.0  # seconds, of those that computed anything; 0: not known
     _work: float = 5_000.0  # done lately, in ...
     _seconds: float = 1.0
 
@@ -83,8 +87,10 @@ class Tenants:
         even = self.even + total / (sum(tenant.limits.weight for tenant in self.active) or 1.0)
         for tenant, units in work.items():
             kept = max(tenant.service, self.even - self.burst)
-            tenant.service = min(kept + units / tenant.limits.weight, even + self.burst)
+            tenant.service = min(kept + units / tenant.limits.weight, even + REMEMBERED * self.burst)
         self.even = even
+        if seconds > 0 and total:
+            self.fastest_step = min(seconds, self.fastest_step or seconds)
         if seconds > 0:
             self._work = FORGET * self._work + total
             self._seconds = FORGET * self._seconds + seconds

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
@@ -70,7 +71,7 @@ class Converter:
         exact = call.fidelity == pb.FIDELITY_EXACT
         known(pb.Fidelity, call.fidelity, call.id, "fidelity")
         known(pb.Layout, call.layout, call.id, "layout")
-        tokens: tuple[int, ...] = ()
+        tokens: Sequence[int] = ()
         copy_of: str | None = None
         decode: DecodeSpec | None = None
         kind = call.WhichOneof("kind")
@@ -78,7 +79,7 @@ class Converter:
             if call.prefill.WhichOneof("content") == "copy":
                 copy_of = check_id(call.prefill.copy.of, f"call {call.id!r}: the copied message's id")
             else:
-                tokens = self.content(call.prefill, call.id)
+                tokens = self._ids(self.content(call.prefill, call.id), call.id)
         elif kind == "decode":
             tokens, decode = self._decode(call)
         else:
@@ -100,12 +101,13 @@ class Converter:
             labels=labels(call),
         )
 
-    def content(self, prefill: pb.Prefill, call_id: str) -> tuple[int, ...]:
+    def content(self, prefill: pb.Prefill, call_id: str) -> Sequence[int]:
+        """The tokens of what is given. Raises RequestError."""
         kind = prefill.WhichOneof("content")
         if kind == "turns":
             if not prefill.turns.turns:
                 raise RequestError(Reason.EMPTY_CONTENT, f"call {call_id!r} has no turns; give it one", (call_id,))
-            return tuple(_worded(call_id, lambda: self._chat.turns([_turn(t) for t in prefill.turns.turns])))
+            return _worded(call_id, lambda: self._chat.turns([_turn(t) for t in prefill.turns.turns]))
         if kind == "text":
             return self._without_bos(self._tokenizer.encode(prefill.text, special=True))
         if kind == "tokens":
@@ -114,10 +116,20 @@ class Converter:
             Reason.EMPTY_CONTENT, f"call {call_id!r} has no content; set turns, text, tokens or copy", (call_id,)
         )
 
-    def _without_bos(self, ids: Iterable[int]) -> tuple[int, ...]:
+    def _ids(self, ids: Sequence[int], call_id: str) -> array[int]:
+        """As the scheduler keeps them: it only copies them, however many there are."""
+        try:
+            return array("i", ids)
+        except OverflowError:
+            size = self._tokenizer.vocab_size
+            wrong = next(i for i in ids if i >= size)
+            raise RequestError(
+                Reason.INVALID_TOKENS, f"call {call_id!r}: token id {wrong} is not in 0..{size - 1}", (call_id,)
+            ) from None
+
+    def _without_bos(self, ids: Sequence[int]) -> Sequence[int]:
         """Raw input that begins with BOS gets no second one: the server's stands before everything."""
-        tokens = tuple(ids)
-        return tokens[1:] if self._bos_id is not None and tokens[:1] == (self._bos_id,) else tokens
+        return ids[1:] if self._bos_id is not None and ids and ids[0] == self._bos_id else ids
 
     def _parent(self, call: pb.Call, ref: pb.ParentRef, exact: bool) -> ParentSpec:
         check_id(ref.id, f"call {call.id!r}: parent id")
@@ -134,18 +146,18 @@ class Converter:
             last_use=ref.last_use,
         )
 
-    def _decode(self, call: pb.Call) -> tuple[tuple[int, ...], DecodeSpec]:
+    def _decode(self, call: pb.Call) -> tuple[Sequence[int], DecodeSpec]:
         header = call.decode.header
         if header.WhichOneof("start") == "tokens":
-            tokens = self._without_bos(header.tokens.ids)
+            tokens: Sequence[int] = self._without_bos(header.tokens.ids)
         elif header.WhichOneof("start") == "turn":
             turn = header.turn
-            tokens = tuple(_worded(call.id, lambda: self._chat.header(turn.role, turn.name, turn.text)))
+            tokens = _worded(call.id, lambda: self._chat.header(turn.role, turn.name, turn.text))
         else:
             raise RequestError(
                 Reason.EMPTY_CONTENT, f"call {call.id!r} has an empty header; give it a turn or tokens", (call.id,)
             )
-        return tokens, self._sampling.read(call)
+        return self._ids(tokens, call.id), self._sampling.read(call)
 
 
 def group_spec(group: pb.Group) -> GroupSpec:
@@ -155,17 +167,32 @@ def group_spec(group: pb.Group) -> GroupSpec:
     return GroupSpec(group.id, _digest(group), tuple(group.members), group.need, group.cancel_rest)
 
 
-def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False) -> pb.Message:
-    """`brief` leaves tokens and log-probabilities out."""
+def outcome_message(
+    outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False, into: pb.Message | None = None
+) -> pb.Message:
+    """`brief` leaves tokens and log-probabilities out. `into` is filled and returned, if given: to put a long message
+    into another one is to copy it."""
     begin, end = outcome.content
     if outcome.decode:
         text = outcome.beginning + tokenizer.decode(outcome.tokens[begin:end])
     else:
         text = tokenizer.decode(outcome.tokens, special=True)
+    message = pb.Message() if into is None else into
+    message.text = text
+    message.MergeFrom(_brief_message(outcome))
+    if not brief:
+        message.tokens.extend(list(outcome.tokens))  # a list is taken twice as fast as an array
+        message.logprobs.extend(outcome.logprobs)
+        message.top_logprobs.extend(top_messages(outcome.top))
+    return message
+
+
+def _brief_message(outcome: Outcome) -> pb.Message:
+    """All that does not grow with the message."""
+    begin, end = outcome.content
     message = pb.Message(
         id=outcome.id,
         state=STATES[outcome.state],
-        text=text,
         start=outcome.start,
         finish=FINISHES[outcome.finish] if outcome.finish is not None else pb.FINISH_REASON_UNSPECIFIED,
         seed=outcome.seed,
@@ -175,10 +202,6 @@ def outcome_message(outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = Fal
         attempts=outcome.attempts,
         labels=dict(outcome.labels),
     )
-    if not brief:
-        message.tokens.extend(outcome.tokens)
-        message.logprobs.extend(outcome.logprobs)
-        message.top_logprobs.extend(top_messages(outcome.top))
     if outcome.failure is not None:
         message.error.CopyFrom(failure_message(outcome.failure))
     return message

@@ -182,10 +182,9 @@ class Journals:
 
 
 def _ended(event: Ended, cursor: int, tokenizer: Tokenizer) -> pb.Event:
-    message = outcome_message(event.outcome, tokenizer)
-    if event.outcome.state is State.DONE:
-        return pb.Event(cursor=cursor, id=event.id, done=message)
-    return pb.Event(cursor=cursor, id=event.id, failed=message)
+    told = pb.Event(cursor=cursor, id=event.id)
+    outcome_message(event.outcome, tokenizer, into=told.done if event.outcome.state is State.DONE else told.failed)
+    return told
 
 
 def _restarted(event: Restarted, cursor: int) -> pb.Event:

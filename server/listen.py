@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import grpc
@@ -18,20 +19,31 @@ from pavane.server.tls import Certificates
 
 METADATA_BYTES = 16_384
 CONNECTIONS = 10_000
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server behind it
-    ("grpc.max_metadata_size", METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
-    ("grpc.max_allowed_incoming_connections", CONNECTIONS),
-    ("grpc.server_handshake_timeout_ms", 20_000),
+FILES = 128  # of those that a process may open, kept for the model, the HTTP port and the threads
+OPTIONS = {
+    "grpc.so_reuseport": 0,  # a port in use is an error, not a second server behind it
+    "grpc.max_metadata_size": METADATA_BYTES,
+    "grpc.absolute_max_metadata_size": METADATA_BYTES,
+    "grpc.server_handshake_timeout_ms": 20_000,
     # Clients may ping each 5 s, also while nothing is asked; the third ping that comes sooner ends the connection.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 2),
-    ("grpc.keepalive_permit_without_calls", 1),
+    "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+    "grpc.http2.max_ping_strikes": 2,
+    "grpc.keepalive_permit_without_calls": 1,
     # A client that is gone without a word does not hold its streams for hours.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.http2.ping_timeout_ms": 20_000,  # of pings that gRPC sends to measure the line: while one is out, no other is
+}
+
+
+def open_files(at_most: int = CONNECTIONS + FILES) -> int:
+    """How many files this process may have open, once it may as many as it can be allowed, up to `at_most`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= at_most:
+        return at_most
+    wanted = at_most if hard == resource.RLIM_INFINITY else min(at_most, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 class Listener:
@@ -50,12 +62,21 @@ class Listener:
                 raise ConfigError(str(error)) from None
 
     def server(self, access: Access) -> grpc.aio.Server:
-        """Without services and ports yet. `access` hears how requests end."""
+        """Without services and ports yet. `access` hears how requests end. ConfigError if the process may not open
+        enough files."""
         size = self._config.max_message_mb * 2**20
+        files = open_files()
+        if files <= FILES:
+            raise ConfigError(
+                f"at most {files} files may be open (ulimit -n); {FILES} are kept for the server itself, and each "
+                "connection takes one: allow more"
+            )
         return grpc.aio.server(
             interceptors=[RpcInterceptor(self.guard, self.streams, access)],
             options=[
-                *_OPTIONS,
+                *OPTIONS.items(),
+                # Beyond, connections are closed as they come. Running out of files would end more than that.
+                ("grpc.max_allowed_incoming_connections", files - FILES),
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", size),
                 # Of one connection: more than the server takes, so that a client is refused and does not wait.

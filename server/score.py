@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.errors import Reason, RequestError
@@ -55,7 +55,7 @@ def score_message(score: Score) -> pb.ScoreResponse:
     )
 
 
-def _content(call: pb.Call, outcome: Callable[[str], Outcome]) -> tuple[int, ...]:
+def _content(call: pb.Call, outcome: Callable[[str], Outcome]) -> Sequence[int]:
     """Of the message that has the call's id."""
     try:
         message = outcome(call.id)

@@ -249,6 +249,9 @@ async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: 
 def _frames(events: list[pb.Event]) -> Iterator[list[pb.Event]]:
     """Cut so that no frame comes near what gRPC clients take by default. Cursors ascend, so any frame may be the last
     that a reader gets."""
+    if len(events) == 1:  # a long message is not counted only to be alone
+        yield events
+        return
     frame: list[pb.Event] = []
     size = 0
     for event in events:

@@ -39,8 +39,17 @@ def joining(run: Run) -> list[TimedCall]:
 
 
 def first_token(run: Run) -> float:
-    """Mean of the answers with several parents, from when these were complete."""
-    return fmean(call.first_token for call in joining(run))
+    """Mean of the answers with several parents, from when these were complete. An answer that begins in the very step
+    that completes its last parents has its first token as they are complete: there it counts from the step's beginning.
+    """
+    ends = {call.id: call.ready + call.total for call in run.calls}
+
+    def waited(call: TimedCall) -> float:
+        """For its parents, although it was ready."""
+        complete = max((ends[parent] for parent in call.parents if parent in ends), default=0.0)
+        return max(0.0, min(call.queued, complete - call.ready))
+
+    return fmean(call.first_token - waited(call) for call in joining(run))
 
 
 def first_token_from_start(run: Run) -> float:

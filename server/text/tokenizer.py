@@ -1,6 +1,9 @@
 """The model's tokenizer, whatever files it comes from, with control tokens kept apart from text."""
 
+from array import array
 from collections.abc import Iterable
+
+import numpy as np
 
 from pavane.models.errors import ModelError
 from pavane.models.tokenizer_spec import ByteLevelSpec, SentencePieceSpec, TokenizerJsonSpec, TokenizerSpec
@@ -82,8 +85,13 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        known = tuple(ids)
-        if known and (min(known) < 0 or max(known) >= self.vocab_size):
+        if isinstance(ids, array) and ids:
+            values = np.asarray(ids)
+            low, high, known = values.min(), values.max(), ids.tolist()
+        else:
+            known = list(ids)
+            low, high = min(known, default=0), max(known, default=0)
+        if low < 0 or high >= self.vocab_size:
             self.bytes_of(next(id for id in known if not 0 <= id < self.vocab_size))  # raises
         data = self._bytes if special else self._texts
         # A long message is decoded on the event loop: without a Python call for each token.

@@ -31,6 +31,22 @@ def test_only_answers_with_several_parents_have_first_tokens_that_count():
     assert decode_time(alone) == pytest.approx(0.3)
 
 
+def test_what_ran_while_its_parents_were_still_encoded_counts_from_when_it_began_what_waited_then_does_not():
+    made = run(recording(), "reuse", 0)
+    final, readers = made.calls[-1], made.calls[-4:-1]
+    assert len(final.parents) > 1
+    ended = [replace(call, ready=0.0, total=1.0, first_token=0.5, parents=()) for call in readers]
+
+    def measured_with(ready: float, queued: float, first: float) -> float:
+        last = replace(final, ready=ready, queued=queued, first_token=first)
+        return first_token(replace(made, calls=(*ended, last)))
+
+    assert measured_with(1.0, 0.0, 0.1) == pytest.approx(0.1), "its parents were complete when it was ready"
+    assert measured_with(1.0, 0.3, 0.4) == pytest.approx(0.4), "waiting after that counts"
+    assert measured_with(0.7, 0.0, 0.31) == pytest.approx(0.31), "in the step that completes its parents"
+    assert measured_with(0.7, 0.31, 0.4) == pytest.approx(0.1), "waited for that step"
+
+
 def test_each_measure_is_a_ratio_of_exact_by_reuse_and_each_peer_has_its_wall():
     records = [*measured(3), run(recording(), "slow", 0, 100.0)]
     found = {figure.what: figure for figure in all_figures(Journal.of(records))}

@@ -4,66 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError
 
 import grpc
 import pytest
-from end_to_end.served import LONG, PATIENCE, ServerProcess, Wire, decode, prefill, read, running
+from end_to_end.faults import Fault, Faulty, at_rest, faulty, probe, until
+from end_to_end.served import LONG, PATIENCE, ServerProcess, Wire, content, decode, prefill, read, running
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.server.running import RUNNER_HANGS
 
-FAULTY = (str(Path(__file__).with_name("faulty_server.py")),)
+FLAGS = ("--num-slots", "4096", "--step-timeout", "2")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """The file that tells the runner what to do in its next step."""
-
-    file: Path
-
-    def order(self, what: str) -> None:
-        self.file.write_text(what)
-
-    async def begun(self) -> None:
-        await asyncio.to_thread(self._wait)
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self.file.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+@pytest.fixture(scope="module")
+def faulted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """One server for all faults that it survives."""
+    with faulty(tmp_path_factory.mktemp("faulty"), *FLAGS) as made:
+        yield made
 
 
 @pytest.fixture
-def fault(tmp_path: Path) -> Fault:
-    return Fault(tmp_path / "fault")
+def server(faulted: Faulty) -> ServerProcess:
+    return faulted.server
 
 
 @pytest.fixture
-def server(fault: Fault) -> Iterator[ServerProcess]:
-    flags = ("--dtype", "bfloat16", "--num-slots", "4096", "--step-timeout", "2", "--log-level", "info")
-    server = ServerProcess(*flags, start=FAULTY, FAULT=str(fault.file))
-    try:
-        yield server.wait_ready()
-    finally:
-        server.stop()
-
-
-def probe(server: ServerProcess, path: str) -> tuple[int, str]:
-    """Status and text."""
-    url = server.metrics_url.replace("/metrics", path)
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            return answer.status, answer.read().decode().strip()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode().strip()
+def fault(faulted: Faulty) -> Fault:
+    return faulted.fault
 
 
 async def test_a_step_that_raises_fails_its_calls_only(server: ServerProcess, fault: Fault) -> None:
@@ -80,6 +50,42 @@ async def test_a_step_that_raises_fails_its_calls_only(server: ServerProcess, fa
         assert probe(server, "/readyz") == (200, "ready")
         again = await wire.tell(decode("b", ["q"]))
         assert again["b"].message.state == pb.STATE_DONE
+        await wire.close()
+
+
+async def test_logits_that_are_no_numbers_fail_their_calls_only(server: ServerProcess, fault: Fault) -> None:
+    """Whatever the calls ask for. One that may try again does so."""
+    broken = {
+        "plain": {},
+        "edited": {"repetition_penalty": 1.2, "presence_penalty": 0.5},
+        "constrained": {"regex": "[^x]+"},
+    }
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        wire = Wire(channel, "numbers")
+        await wire.open()
+        calls = [decode(id, ["q"], max_tokens=LONG, seed=i, **asked) for i, (id, asked) in enumerate(broken.items(), 1)]
+        calls.append(decode("again", ["q"], max_tokens=60, seed=4, max_attempts=2))
+        calls.append(decode("well", ["q"], max_tokens=60, seed=5))
+        calls.append(decode("child", ["plain"]))
+        await wire.submit(prefill("q", "Hello."), *calls)
+        for id in (*broken, "again"):
+            await running(wire, id, 3)
+        fault.order("nan 1 2 3 4")
+        story = await wire.ended("q", *(call.id for call in calls))
+        for id in broken:
+            message = story[id].message
+            assert message.state == pb.STATE_FAILED
+            assert message.error.reason == "RUNNER_FAILED"
+            assert f"call '{id}': the model's logits after" in message.error.text
+            assert "are not numbers" in message.error.text
+            assert len(content(message)) >= 3
+        assert story["child"].message.error.reason == "PARENT_FAILED"
+        for id, attempts in (("again", 2), ("well", 1)):
+            assert story[id].message.state == pb.STATE_DONE
+            assert story[id].message.attempts == attempts
+            assert len(content(story[id].message)) == 60
+        await until(channel, at_rest, 5.0)
+        assert probe(server, "/readyz") == (200, "ready")
         await wire.close()
 
 
@@ -101,8 +107,13 @@ async def test_a_late_step_is_no_fault(server: ServerProcess, fault: Fault) -> N
         await wire.close()
 
 
-async def test_a_runner_that_hangs_ends_the_server(server: ServerProcess, fault: Fault) -> None:
+async def test_a_runner_that_hangs_ends_the_server(tmp_path: Path) -> None:
     """Everybody is told, health is, and the process exits with a status of its own."""
+    with faulty(tmp_path, *FLAGS) as hanging:
+        await hang(hanging.server, hanging.fault)
+
+
+async def hang(server: ServerProcess, fault: Fault) -> None:
     async with grpc.aio.insecure_channel(server.target) as channel:
         wire = Wire(channel, "w")
         await wire.open()

@@ -2,13 +2,15 @@
 
 AGENTS answer the task S in ROUNDS rounds; in every round but the first each reads S, its own last answer and then those
 of the others. With s tokens of S, h of a header (its forced beginning included) and L of an answer (header, content,
-trailer) the counting rule gives
+trailer), whose headers begin with the same c tokens, the counting rule gives
 
-REUSE   S costs s once. An answer costs its own header, h. Answers of round 1 were encoded right behind S, so that only
+REUSE   S costs s once. An answer costs its own header, h. But the headers of round 1 see the same: what they begin with
+        costs c once. Answers of round 1 were encoded right behind S, so that only
         an agent's own stands there again in round 2; all others, and all in later rounds, are moved.
 EXACT   S is stored and costs s in the first answer that reads it. In round 2 the path S, own answer is known, the
         other answers are encoded behind it by every agent. In later rounds the last answers were written behind others,
-        so each agent encodes all of them behind S, but for the c tokens that all headers begin with.
+        so each agent encodes all of them behind S, but for the c tokens that all headers begin with. In round 1 these
+        are encoded once, too.
 """
 
 from __future__ import annotations
@@ -101,8 +103,10 @@ async def run(wire: Wire, task: str, fidelity: int) -> tuple[Story, Lengths, pb.
 
 async def test_reuse(wire: Wire) -> None:
     story, n, total = await run(wire, "Which number is the largest prime below 100? (reuse)", pb.FIDELITY_REUSE)
-    assert total.encoded == n.s + sum(n.h.values())
-    assert total.reused_in_place == ROUNDS * AGENTS * n.s + n.answers(0)
+    assert n.c > 0
+    alike = (AGENTS - 1) * n.c
+    assert total.encoded == n.s + sum(n.h.values()) - alike
+    assert total.reused_in_place == ROUNDS * AGENTS * n.s + n.answers(0) + alike
     moved = (AGENTS - 1) * n.answers(0) + sum(AGENTS * n.answers(turn) for turn in range(1, ROUNDS - 1))
     assert total.repositioned == moved
     for turn in range(ROUNDS):
@@ -112,7 +116,7 @@ async def test_reuse(wire: Wire) -> None:
             visible = n.s + sum(n.L[id] for id in before) + n.h[message.id]
             receipt = message.receipt
             assert receipt.reused_in_place + receipt.repositioned + receipt.encoded == visible
-            assert receipt.encoded == n.h[message.id]
+            assert receipt.encoded == n.h[message.id] - (0 if turn or not agent else n.c)
             assert message.start == visible - n.h[message.id]
             assert not receipt.placement_ignored
 
@@ -122,7 +126,7 @@ async def test_all_exact(wire: Wire) -> None:
     task = story["task"].message.receipt
     assert (task.encoded, task.reused_in_place, task.repositioned) == (0, 0, 0)
     assert n.c > 0
-    encoded = n.s + sum(n.h.values()) + (AGENTS - 1) * n.answers(0)
+    encoded = n.s + sum(n.h.values()) + (AGENTS - 1) * (n.answers(0) - n.c)
     encoded += sum(AGENTS * (n.answers(turn) - n.c) for turn in range(1, ROUNDS - 1))
     assert total.encoded == encoded
     assert total.repositioned == 0
@@ -132,10 +136,10 @@ async def test_all_exact(wire: Wire) -> None:
 
 @pytest.mark.parametrize("fidelity", [pb.FIDELITY_REUSE, pb.FIDELITY_EXACT])
 async def test_a_second_debate_finds_what_the_first_encoded(wire: Wire, fidelity: int) -> None:
-    """Decodes compute their own header again; the task and re-encodings are there already."""
+    """Each answer computes the last token of its header, which its first one is chosen after; all else is there."""
     task = f"Which number is the largest prime below 1000? ({fidelity})"
     await wire.tell(*debate(task, fidelity))
     await wire.close()
     await wire.open()
     _, n, total = await run(wire, task, fidelity)
-    assert total.encoded == sum(n.h.values())
+    assert total.encoded == len(n.h)

@@ -1,4 +1,5 @@
-"""Both CPU backends against dense attention in float64, on batches made by hand and by chance."""
+"""The backends (the GPU's with FlashInfer stood in for) against dense attention in float64, on batches made by hand and
+by chance."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support.gpu_attention import ReadableKV, standing_in
 from support.harness import BACKENDS
 from support.padding import padded
 from support.samples import greedy
@@ -33,7 +35,7 @@ BOTH = pytest.mark.parametrize("batch_invariant", [False, True])
 backend = "torch"
 
 
-@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+@pytest.fixture(scope="module", params=[*BACKENDS, "flashinfer"], autouse=True)
 def each_backend(request: pytest.FixtureRequest) -> None:
     global backend
     backend = request.param
@@ -66,7 +68,10 @@ class World:
         self.at = torch.randint(0, LENGTH, (SLOTS,), generator=self.generator)
         shape = (self.layers, self.kv_heads, SLOTS, HEAD_DIM)
         blocked, plain = BlockedKVStore(*shape, torch.float32), KVStore(*shape)
-        self.store: BlockedKVStore | KVStore = blocked if backend == "native" else plain
+        device = ReadableKV(*shape, torch.float32)
+        self.store: BlockedKVStore | KVStore | ReadableKV = {"native": blocked, "flashinfer": device}.get(
+            backend, plain
+        )
         for layer in range(self.layers):
             rotated = reference.rope(self.k[layer], self.at, FREQUENCIES)
             self.store.write(layer, rotated.transpose(0, 1), self.v[layer].transpose(0, 1))
@@ -74,6 +79,8 @@ class World:
         self.backend: AttentionBackend[Any] = (
             NativeAttention(blocked, rope, self.heads)
             if backend == "native"
+            else standing_in(device, rope, self.heads)
+            if backend == "flashinfer"
             else TorchAttention(plain, rope, self.heads, batch_invariant=self.batch_invariant)
         )
 

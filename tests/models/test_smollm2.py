@@ -241,7 +241,7 @@ def test_reuse_over_a_packed_chain_is_exact_and_shares_its_slots(setting: Settin
     for call in exact:
         harness.submit(call)
         harness.run()
-        # What an EXACT call reads is found where it lies; only its own header, content and trailer are computed.
+        # What an EXACT call reads is found where it lies, its header too; the rest is its own.
         own = len(harness.outcome(call.id).tokens) if call.decode is not None else 0
         assert used(harness) <= peak + own
         peak = used(harness)
@@ -251,8 +251,8 @@ def test_reuse_over_a_packed_chain_is_exact_and_shares_its_slots(setting: Settin
         assert one.start == two.start
         if mine.decode is not None:
             torch.testing.assert_close(floats(one.logprobs), floats(two.logprobs), atol=1e-4, rtol=0)
-            assert two.receipt.in_place == sum(p.tokens for p in two.receipt.parents)
-            assert two.receipt.encoded == len(mine.tokens)
+            assert two.receipt.in_place == sum(p.tokens for p in two.receipt.parents) + len(mine.tokens) - 1
+            assert two.receipt.encoded == 1
             assert two.receipt.repositioned == 0
     # By itself, from nothing, the EXACT chain says the same.
     fresh = setting.harness(bos=setting.loaded.tokenizer.bos_id if with_bos else None)

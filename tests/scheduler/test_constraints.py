@@ -40,7 +40,7 @@ def test_every_content_is_one_of_the_texts() -> None:
     for seed in range(60):
         outcome = harness.outcome(f"x{seed}")
         assert told(outcome) in TEXTS
-        assert outcome.tokens[-2:] == (1, 2)  # the trailer
+        assert outcome.tokens[-2:].tolist() == [1, 2]  # the trailer
         ends.setdefault(told(outcome), set()).add(outcome.finish)
     assert ends.keys() == set(TEXTS)
     for text in ("abcd", "abx", "b", "qrstuvwxyz"):
@@ -56,7 +56,7 @@ def test_without_end_tokens_it_goes_on_as_long_as_it_may() -> None:
 def test_the_only_text_may_be_empty() -> None:
     outcome = ran(constrained("x", 1, ("",))).outcome("x")
     assert (outcome.finish, told(outcome), outcome.receipt.generated) == (Finish.CONSTRAINT, "", 0)
-    assert outcome.tokens == (80, 81, 1, 2)
+    assert outcome.tokens.tolist() == [80, 81, 1, 2]
 
 
 def test_max_tokens_cuts_in_the_middle() -> None:
@@ -84,7 +84,7 @@ def test_max_tokens_cuts_in_the_middle() -> None:
 def test_together_with_other_options(options: dict[str, Any], finish: Finish, text: str) -> None:
     outcome = ran(constrained("x", 1, ("qrstuvwxyz",), **options)).outcome("x")
     assert (outcome.finish, told(outcome)) == (finish, text)
-    assert outcome.tokens[-2:] == (1, 2)
+    assert outcome.tokens[-2:].tolist() == [1, 2]
 
 
 def test_min_tokens_keeps_it_going_where_it_may_end() -> None:

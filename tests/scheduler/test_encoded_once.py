@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from support.by_hand import A, B, C, cost, exact, harness, rows, run, tokens_of
 from support.harness import decode, prefill
 
-from pavane.scheduler.spec import ParentSpec, State
+from pavane.scheduler.spec import CallSpec, ParentSpec, State
 
 # ---- lazy prefills
 
@@ -63,6 +66,112 @@ def test_a_reused_lazy_parent_is_computed_where_it_stands() -> None:
     assert rows(h) == 3 + 2 + 1 + 1
 
 
+# ---- equal headers
+
+H = [20, 21, 22, 23]
+
+
+def votes(count: int, header: list[int] = H, **fields: Any) -> list[CallSpec]:
+    return [decode(f"v{i}", header, "a", "b", max_tokens=3, trailer=(), seed=i, **fields) for i in range(count)]
+
+
+@pytest.mark.parametrize("bos", [None, 0])
+def test_equal_headers_behind_equal_parents_are_encoded_once_within_one_step(bos: int | None) -> None:
+    h = harness(bos=bos)
+    parents = [prefill("a", A), prefill("b", B)]
+    run(h, *parents)
+    before = rows(h)
+    h.submit(*votes(4))
+    h.step()
+    assert rows(h) - before == 3 + 4, "of the last token each needs a row of its own"
+    h.run()
+    told = tokens_of(h, *parents, *votes(4))[2:]
+    assert [list(h.outcome(f"v{i}").tokens) for i in range(4)] == told
+    assert len({tuple(tokens) for tokens in told}) == 4
+    # b stands behind a, where it was not encoded
+    assert [cost(h.outcome(f"v{i}").receipt) for i in range(4)] == [(3, 2, 4, 0)] + [(3 + 3, 2, 1, 0)] * 3
+    later = run(h, *(replace(vote, id="later") for vote in votes(1)))
+    assert cost(later.receipt) == (3 + 3, 2, 1, 0)
+
+
+@pytest.mark.parametrize(("sees", "header"), [(("b", "a"), H), (("a",), H), (("a", "b"), [9, *H])])
+def test_other_headers_and_other_parents_are_not_equal(sees: tuple[str, ...], header: list[int]) -> None:
+    h = harness()
+    h.submit(prefill("a", A), prefill("b", B), *votes(1), decode("other", header, *sees, max_tokens=1, trailer=()))
+    h.run()
+    assert h.outcome("other").receipt.encoded == len(header)
+
+
+def test_headers_that_begin_alike_share_what_is_alike() -> None:
+    h = harness()
+    h.submit(decode("long", [*H, 30], max_tokens=2), decode("short", H, max_tokens=2), prefill("text", [20, 21, 40]))
+    h.run()
+    assert [cost(h.outcome(i).receipt) for i in ("long", "short", "text")] == [(0, 0, 5, 0), (3, 0, 1, 0), (2, 0, 1, 0)]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 64])
+def test_a_long_header_is_awaited_over_many_steps(budget: int) -> None:
+    h = harness(budget=budget)
+    header = list(range(3, 20))
+    calls = [decode(f"d{i}", header, max_tokens=2, seed=i) for i in range(3)]
+    h.submit(*calls)
+    h.run()
+    assert rows(h) == 16 + 3 + 3 * (2 + 2)
+    assert [cost(h.outcome(c.id).receipt)[2] for c in calls] == [17, 1, 1]
+    assert [list(h.outcome(c.id).tokens) for c in calls] == tokens_of(h, *calls)
+
+
+@pytest.mark.parametrize("end", ["cancel", "preempt", "fail"])
+def test_a_header_is_taken_over_when_the_one_that_encodes_it_stops(end: str) -> None:
+    h = harness(budget=4)
+    calls = [decode(f"d{i}", list(range(3, 20)), max_tokens=2, seed=i) for i in range(3)]
+    h.submit(*calls)
+    h.step()
+    first = h.scheduler.graph.workflow("", "w").calls["d0"]
+    if end == "cancel":
+        h.scheduler.cancel("", "w", ["d0"], False, h.now)
+    elif end == "preempt":
+        h.scheduler._steps._preempt(first)
+    else:
+        h.runner.fail_next = True  # type: ignore[attr-defined]
+    h.run()
+    assert (first.state is State.DONE) == (end == "preempt")
+    if end != "preempt":
+        assert [cost(h.outcome(c.id).receipt)[2] for c in calls] == [4, 17 - 4, 1], "a failed step counts nothing"
+    for call in calls[end != "preempt" :]:
+        outcome = h.outcome(call.id)
+        assert list(outcome.tokens) == tokens_of(h, call)[0]
+        assert cost(outcome.receipt)[3] == 0
+    assert sum(h.outcome(c.id).receipt.encoded for c in calls) == 16 + (3 if end == "preempt" else 2)
+
+
+def test_a_header_stays_while_others_read_it_and_is_encoded_again_when_it_went() -> None:
+    h = harness()
+    calls = [decode(f"d{i}", H, max_tokens=n, trailer=()) for i, n in enumerate((2, 12))]
+    h.submit(*calls)
+    for _ in range(5):
+        h.step()
+    assert h.outcome("d0").state is State.DONE
+    h.cache.evict(200)
+    call = h.scheduler.graph.workflow("", "w").calls["d1"]
+    assert h.cache.pool.free == 200 - 3 - (1 + 12), "what the one that runs reads, and its own slots"
+    h.scheduler._steps._preempt(call)
+    h.cache.evict(200)
+    assert h.cache.pool.free == 200
+    h.run()
+    assert [list(h.outcome(c.id).tokens) for c in calls] == tokens_of(h, *calls)
+    assert cost(h.outcome("d1").receipt)[:3] == (3, 0, 1)
+    assert h.outcome("d1").receipt.reencoded >= 4
+
+
+def test_a_prefill_finds_the_header_of_an_answer_that_is_being_written() -> None:
+    h = harness()
+    h.submit(decode("d", H, max_tokens=20))
+    h.step()
+    h.step()
+    assert cost(run(h, prefill("p", [*H[:3], 50])).receipt) == (3, 0, 1, 0)
+
+
 # ---- what is looked up
 
 
@@ -73,7 +182,7 @@ def test_sampled_tokens_are_never_looked_up() -> None:
     before = rows(h)
     other = run(h, decode("two", B, **twin))
     assert other.tokens == one.tokens
-    assert rows(h) - before == 2 + 3, "the last one need not be computed: the message is complete"
+    assert rows(h) - before == 1 + 3, "the header is there but for its last row; the message is complete by then"
     assert h.cache.pool.free == 200 - 6, "and yet they are one encoding in the end"
 
 

@@ -10,7 +10,7 @@ from support.harness import FakeRunner, Harness, decode, prefill
 from pavane.scheduler.estimates import DECODED, Estimates
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec
-from pavane.scheduler.tenants import Tenant, TenantLimits, Tenants
+from pavane.scheduler.tenants import REMEMBERED, Tenant, TenantLimits, Tenants
 from pavane.scheduler.yielding import CLEARLY
 
 
@@ -133,7 +133,7 @@ def test_who_was_away_gets_no_more_than_the_share_from_those_who_were_not() -> N
     assert abs(counts[0] - counts[1]) <= 2, "b does not get all because it was idle before"
 
 
-def test_a_tenant_saves_up_and_owes_a_burst_at_most() -> None:
+def test_what_a_tenant_saves_up_and_owes_is_bounded() -> None:
     tenants = Tenants(burst=100.0)
     a, b = (tenants.get(name) for name in "ab")
     assert a.service == tenants.even - 100, "a new one is like one that has rested"
@@ -149,10 +149,12 @@ def test_a_tenant_saves_up_and_owes_a_burst_at_most() -> None:
     serve((b, 300.0))
     assert tenants.over(b) == pytest.approx(300 - 100 - 150), "what it had saved up is used up"
     serve((b, 900.0))
-    assert tenants.over(b) == pytest.approx(100.0)
+    assert tenants.over(b) == pytest.approx(REMEMBERED * 100)
     serve((a, 200.0))
+    assert (tenants.over(a), tenants.over(b)) == (0.0, pytest.approx(REMEMBERED * 100 - 100)), "a part is paid"
+    serve((a, 200.0), active=(a,))
     assert tenants.over(b) == tenants.over(a) == 0.0, "what was owed is paid, or was saved up"
-    assert tenants.seconds(5000.0 + 2400.0) == pytest.approx(1.0 + 4.0, rel=0.01), "what it was at first, and since"
+    assert tenants.seconds(5000.0 + 2600.0) == pytest.approx(1.0 + 5.0, rel=0.01), "what it was at first, and since"
 
 
 def test_within_their_share_tenants_go_by_what_is_due_and_not_by_priority() -> None:

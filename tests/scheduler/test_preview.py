@@ -66,14 +66,14 @@ def test_slots_held_and_read_are_those_of_the_steps(calls: list[CallSpec], bos: 
     assert (planned.peak_slots, planned.slots_read) == (h.runner.peak, h.runner.read)
 
 
-def test_samples_that_begin_alike_are_held_once_when_they_have_ended() -> None:
-    """Three headers of 50 tokens while they run; of two of them nothing is left when the messages are complete."""
+def test_samples_that_begin_alike_hold_their_header_once() -> None:
+    """But for the last of its 50 tokens, of which each has its own until the messages are complete."""
     h = roomy()
     header = [3] * 50
     calls = [decode(f"d{i}", header, max_tokens=4, seed=i) for i in range(3)]
     planned = plan(h, *calls)
-    assert planned.peak_slots == 3 * (50 + 3)  # the fourth token is encoded when the headers are one already
-    assert planned.slots_read == sum(3 * (50 + i) for i in range(4)) + 50 + 3 * (4 + 2)
+    assert planned.peak_slots == 50 + 3 * (4 + 2)
+    assert planned.slots_read == sum(49 + 3 * (1 + i) for i in range(4)) + planned.peak_slots
     h.submit(*calls)
     h.run()
     assert isinstance(h.runner, Watched)

@@ -1,4 +1,5 @@
-"""Random message graphs: every kind of call, edge and placement, with few different tokens, so that many are equal."""
+"""Random message graphs: every kind of call, edge and placement, with few different tokens, so that many are equal.
+Some calls see what another one sees, and begin as it does."""
 
 from hypothesis import strategies as st
 
@@ -26,12 +27,17 @@ def graphs(draw: st.DrawFn) -> list[CallSpec]:
                 )
             )
         start = draw(st.none() | st.integers(0, 90))
+        header = draw(TOKENS)
+        if calls and draw(st.integers(0, 2)) == 0:
+            other = draw(st.sampled_from(calls))
+            edges, start = list(other.parents), other.start
+            header = [*other.tokens, *header[: draw(st.integers(0, 2))]] or header  # a copy has none of its own
         if draw(st.booleans()):
             forced = tuple(draw(TOKENS))
             calls.append(
                 decode(
                     f"m{i}",
-                    draw(TOKENS),
+                    header,
                     *edges,
                     start=start,
                     forced=forced,
@@ -42,5 +48,5 @@ def graphs(draw: st.DrawFn) -> list[CallSpec]:
         elif calls and draw(st.integers(0, 4)) == 0:
             calls.append(prefill(f"m{i}", [], *edges, start=start, copy_of=draw(st.sampled_from(calls)).id))
         else:
-            calls.append(prefill(f"m{i}", draw(TOKENS), *edges, start=start, exact=draw(st.integers(0, 3)) == 0))
+            calls.append(prefill(f"m{i}", header, *edges, start=start, exact=draw(st.integers(0, 3)) == 0))
     return calls

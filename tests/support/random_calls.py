@@ -1,10 +1,11 @@
-"""Calls and groups drawn at random: few different texts, so that much is equal or begins equally."""
+"""Calls and groups drawn at random: few different texts, so that much is equal or begins equally, and often the same
+parents in the same places."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pavane.scheduler.spec import CallSpec, GroupSpec, ParentSpec, Retention
@@ -21,6 +22,7 @@ class RandomCalls:
     calm: bool
     chatty: bool
     named: int = 0
+    _before: list[list[ParentSpec]] = field(default_factory=list)  # edges of earlier calls
 
     def tokens(self, most: int = 9) -> list[int]:
         return self.rng.choice(TEXTS)[: self.rng.randint(1, most)]
@@ -78,6 +80,9 @@ class RandomCalls:
 
     def _edges(self, known: list[str], groups: Container[str]) -> list[ParentSpec]:
         rng = self.rng
+        again = [edges for edges in self._before[-6:] if all(edge.id in known for edge in edges)]
+        if again and rng.random() < 0.3:
+            return [replace(edge, last_use=False) for edge in rng.choice(again)]
         recent = known[-12:]
         names = rng.sample(recent, min(len(recent), rng.choice([0, 0, 1, 1, 2, 3, 4])))
         names = [name for name in names if name not in groups or rng.random() < 0.7]
@@ -94,4 +99,5 @@ class RandomCalls:
                     last_use=rng.random() < 0.04,
                 )
             )
+        self._before.append(edges)
         return edges

@@ -1,0 +1,110 @@
+"""Sections one after the other: each has its time, and one that fails takes no other with it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pavane.bench.gpu.rows import Line, Measured, Row, State
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+
+class NotHere(RuntimeError):  # noqa: N818
+    """What a section needs is not there; the text says what."""
+
+
+@dataclass(frozen=True)
+class Section(Generic[T]):
+    """`measure` yields the figures of `rows` as it comes by them; `seconds` is what it takes on an H200, estimated."""
+
+    name: str
+    rows: tuple[Row, ...]
+    seconds: float
+    measure: Callable[[T, Notes], Iterator[Measured]]
+
+
+@dataclass
+class Notes:
+    """What a section says beside its figures: everything they were made from, for the JSON."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What came of all sections, as far as they have run."""
+
+    lines: list[Line] = field(default_factory=list)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self, bench: str) -> dict[str, Any]:
+        return {
+            "bench": bench,
+            "rows": [line.as_json() for line in self.lines],
+            "data": self.data,
+            "errors": self.errors,
+            "seconds": self.seconds,
+        }
+
+
+def run_sections(
+    sections: Sequence[Section[T]],
+    subject: T,
+    *,
+    only: Sequence[str],
+    deadline: float,
+    say: Callable[[str], None],
+    keep: Callable[[Outcome], None],
+    clock: Clock = time.monotonic,
+) -> Outcome:
+    """Runs those named in `only` that still fit before `deadline` (by `clock`). `keep` is called after each section, so
+    that what was measured is not lost with the process."""
+    outcome = Outcome()
+    for section in sections:
+        if section.name not in only:
+            outcome.lines += _without(section, "not run", "not asked for: --only leaves it out")
+            continue
+        left = deadline - clock()
+        if left < section.seconds:
+            text = f"takes about {section.seconds:.0f} s, and {max(0.0, left):.0f} s are left"
+            outcome.lines += _without(section, "not run", text)
+            continue
+        say(f"  {section.name} ...")
+        began = clock()
+        _run(section, subject, outcome)
+        outcome.seconds[section.name] = round(clock() - began, 3)
+        keep(outcome)
+    return outcome
+
+
+def _run(section: Section[T], subject: T, outcome: Outcome) -> None:
+    notes, found = Notes(), dict[str, Measured]()
+    state: State = "not run"
+    reason = "the section ended without it"
+    try:
+        for measured in section.measure(subject, notes):
+            found[measured.what] = measured
+    except NotHere as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 (whatever it was is reported, and the others go on)
+        state, reason = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        outcome.errors[section.name] = traceback.format_exc()
+    if unknown := found.keys() - {row.what for row in section.rows}:
+        raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
+    for row in section.rows:
+        if row.what in found:
+            outcome.lines.append(Line(section.name, row, "measured", found[row.what]))
+        else:
+            outcome.lines.append(Line(section.name, row, state, reason=reason))
+    outcome.data[section.name] = notes.data
+
+
+def _without(section: Section[T], state: State, reason: str) -> list[Line]:
+    return [Line(section.name, row, state, reason=reason) for row in section.rows]

@@ -1,0 +1,1 @@
+"""DAG attention, layers and sampling on NVIDIA GPUs."""

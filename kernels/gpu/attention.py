@@ -1,0 +1,140 @@
+"""DAG attention on a GPU: FlashInfer's kernels on pieces of segments, merged by their log-sum-exp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.gpu.ops import Ops, Rotations
+from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
+from pavane.kernels.gpu.store import DeviceKV
+from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.wrappers import Attention, Launch, Library, PagedLaunch, RaggedLaunch
+from pavane.kernels.pages import SlotPages
+from pavane.kernels.rope import RopeTable
+
+
+@dataclass(slots=True, eq=False)
+class DevicePlan:
+    """A GpuPlan on the device, with room for what each layer computes."""
+
+    positions: torch.Tensor
+    slots: torch.Tensor
+    pair_rows: torch.Tensor
+    angles: torch.Tensor
+    indices: torch.Tensor  # [keys]
+    key_angles: torch.Tensor
+    merge_indptr: torch.Tensor
+    order: torch.Tensor
+    launches: list[tuple[Group, Launch]]
+    merged: bool
+    queries: torch.Tensor  # [parts, heads, head_dim]
+    parts: torch.Tensor
+    lse: torch.Tensor  # float32 [parts, heads]
+    out: torch.Tensor  # [rows, heads, head_dim]
+    pairs: torch.Tensor | None  # of the batch, by part; if rows are watched
+    pair_shares: torch.Tensor | None
+    part_shares: torch.Tensor | None
+
+    @property
+    def shares(self) -> torch.Tensor | None:
+        """See AttentionPlan; on the CPU."""
+        if self.pairs is None or self.pair_shares is None or self.part_shares is None:
+            return None
+        return self.pair_shares.zero_().index_add_(0, self.pairs, self.part_shares).cpu()
+
+
+class FlashInferAttention:
+    """The attention backend for GPUs. `scratch` and `workspace` are keys and bytes of memory that all layers share."""
+
+    def __init__(
+        self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
+        blocks: int, scratch: int, workspace: int,
+    ) -> None:  # fmt: skip
+        self._device = store.k.device
+        self._store = store
+        self._what = what
+        self._library = library
+        self._ops = ops
+        self._table = Rotations.of(rope, self._device)
+        self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch)
+        self._workspace = torch.empty(workspace, dtype=torch.uint8, device=self._device)
+        shape = (2, scratch, what.kv_heads, what.head_dim)
+        self._scratch = torch.empty(shape, dtype=what.dtype, device=self._device)
+        self._upload = Upload(self._device)
+        self._launches: dict[Kind, Launch] = {}
+
+    def pages(self) -> SlotPages:
+        return SlotPages(self._store.parts())
+
+    def plan(self, batch: Batch) -> DevicePlan:
+        plan = make_plan(batch, self._heads)
+        n, parts, what = batch.n_rows, plan.n_parts, self._what
+        there = self._upload.put(arrays_of(plan, batch))
+        indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self._device)
+        self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
+        launches = [(group, self._launch(group.kind)) for group in plan.groups]
+        for group, launch in launches:
+            launch.plan(group, indices[group.keys])
+        watched = batch.watched is not None
+        queries, results = self._empty(parts, what.dtype), self._empty(parts, what.dtype)
+        return DevicePlan(
+            positions=there["positions"], slots=there["slots"], pair_rows=there["pair_rows"], angles=there["angles"],
+            indices=indices, key_angles=there["key_angles"], merge_indptr=there["merge_indptr"], order=there["order"],
+            launches=launches, merged=plan.merged, queries=queries, parts=results,
+            lse=torch.empty((parts, what.heads), device=self._device),
+            out=self._empty(n, what.dtype) if plan.merged else results,
+            pairs=torch.from_numpy(plan.pairs).to(self._device) if watched else None,
+            pair_shares=torch.zeros(batch.n_pairs, device=self._device) if watched else None,
+            part_shares=torch.zeros(parts, device=self._device) if watched else None,
+        )  # fmt: skip
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: DevicePlan) -> torch.Tensor:
+        """q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim], unrotated; [rows, heads * head_dim]."""
+        what, ops, table = self._what, self._ops, self._table
+        keys, values = self._store.k[layer], self._store.v[layer]
+        ops.store_kv(k, v, plan.positions, plan.slots, keys, values, table, what.k_scale, what.v_scale)
+        ops.rotate_queries(q, plan.pair_rows, plan.angles, table, plan.queries)
+        for group, launch in plan.launches:
+            k_read, v_read = keys, values
+            if group.kind.scratch:
+                count = len(plan.key_angles)
+                k_read, v_read = self._scratch[:, :count].unbind(0)
+                slots = plan.indices[group.keys]
+                ops.gather_rotated(keys, values, slots, plan.key_angles, table, k_read, v_read)
+            at = group.parts
+            launch.run(plan.queries[at], k_read, v_read, plan.parts[at], plan.lse[at])
+        if plan.merged:
+            ops.merge(plan.parts, plan.lse, plan.merge_indptr, plan.order, plan.out, plan.part_shares)
+        elif plan.part_shares is not None:
+            plan.part_shares.add_(what.heads)
+        return plan.out.flatten(1)
+
+    def _launch(self, kind: Kind) -> Launch:
+        if kind not in self._launches:
+            self._launches[kind] = (
+                RaggedLaunch(self._library, self._workspace, self._what)
+                if kind.scratch
+                else PagedLaunch(self._library, self._workspace, self._what, long=kind.long)
+            )
+        return self._launches[kind]
+
+    def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self._device)
+
+
+def arrays_of(plan: GpuPlan, batch: Batch) -> dict[str, Int32]:
+    """What a step uploads for its attention."""
+    return {
+        "positions": batch.positions[: batch.n_rows],
+        "slots": batch.slots[: batch.n_rows],
+        "pair_rows": plan.pair_rows,
+        "angles": plan.angles,
+        "extents": plan.extents,
+        "extent_starts": plan.extent_starts,
+        "key_angles": plan.key_angles,
+        "merge_indptr": plan.merge_indptr,
+        "order": plan.order,
+    }

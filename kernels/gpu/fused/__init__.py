@@ -1,0 +1,1 @@
+"""The kernels of `TritonOps`, one file for each group."""

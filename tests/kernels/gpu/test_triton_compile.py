@@ -1,0 +1,23 @@
+"""The Triton kernels compile for an H200: no GPU is needed for that."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+WIDE = {"store_kv_kernel", "rotate_heads_kernel", "merge_kernel", "rms_norm_kernel", "silu_mul_kernel"}
+
+
+def test_every_launch_compiles_without_spilled_registers_and_moves_16_bytes_at_once(tmp_path: Path) -> None:
+    paths = [path for path in sys.path if path]
+    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(paths)}
+    env.pop("TRITON_INTERPRET", None)
+    run = [sys.executable, "-m", "support.compiled"]
+    made = json.loads(subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout)
+    assert len({each["kernel"] for each in made}) == 7
+    assert [each for each in made if each["stack"] or each["local"]] == []
+    assert [each for each in made if each["kernel"] in WIDE and not each["wide"]] == []

@@ -1,0 +1,101 @@
+"""Compiles what `TritonOps` launches for an H200, without one, and says as JSON what the compiler made of it.
+
+For a process of its own: in the process of the tests kernels are interpreted. The shapes are those of Llama 3.1 8B.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import KernelInterface
+
+from pavane.kernels.gpu.ops import Rotations, Wishes
+from pavane.kernels.gpu.ops_triton import TritonOps
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+HEADS, KV_HEADS, DIM, HIDDEN, INNER, VOCABULARY = 32, 8, 128, 4096, 14336, 128256
+
+
+class Hopper:
+    """As much of a driver as compiling asks for."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread; bytes of its stack and of local memory, where what does not fit goes."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name.lower(): int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+
+
+def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype) -> None:
+    def ints(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int32)
+
+    n = 4
+    table = Rotations(torch.zeros(8, DIM // 2), torch.zeros(8, DIM // 2), 1000)
+    qkv = torch.zeros(n, HEADS + 2 * KV_HEADS, DIM, dtype=dtype)
+    q, k, v = qkv.split([HEADS, KV_HEADS, KV_HEADS], dim=1)
+    keys = torch.zeros(n, KV_HEADS, DIM, dtype=cache)
+    ops.store_kv(k, v, ints(n), ints(n), keys, keys, table, 0.5, 0.5)
+    ops.rotate_queries(q, ints(n), ints(n), table, torch.zeros(n, HEADS, DIM, dtype=dtype))
+    if cache is dtype:
+        ops.gather_rotated(keys, keys, ints(n), ints(n), table, keys, keys)
+    ops.expand_extents(ints(1000, 2), ints(1001), ints(n))
+    for shares in (None, torch.zeros(n)):
+        ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
+    x = torch.zeros(n, HIDDEN, dtype=dtype)
+    ops.add_rms_norm(x, x, x[0], 1e-5)
+    ops.rms_norm(x, x[0], 1e-5)
+    ops.rms_norm(k, x[0, :DIM], 1e-5)
+    ops.silu_mul(torch.zeros(n, 2 * INNER, dtype=dtype))
+    numbers = torch.zeros(n)
+    longs = torch.zeros(n, dtype=torch.int64)
+    wishes = Wishes(ints(n), numbers, numbers, ints(n), numbers, longs, longs)
+    ops.sample(torch.zeros(n, VOCABULARY), wishes)
+
+
+def main() -> None:
+    made: list[dict[str, Any]] = []
+
+    def compiled(self: Any, grid: object) -> Callable[..., None]:
+        def compile_only(*args: object, **options: object) -> None:
+            kernel = self.run(*args, grid=grid, warmup=True, **options)
+            wide = len(re.findall(r"\.global\.(?:L1::\S+\.)?(?:v4\.b32|v2\.b64|v8\.b16)", kernel.asm["ptx"]))
+            made.append({"kernel": self.__name__, "wide": wide, **resources(kernel.asm["cubin"])})
+
+        return compile_only
+
+    KernelInterface.__getitem__ = compiled
+    driver.set_active(Hopper())
+    for dtype, cache in ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float8_e4m3fn), (torch.float32,) * 2):
+        first = len(made)
+        launches(TritonOps(), dtype, cache)
+        for each in made[first:]:
+            each["dtypes"] = f"{dtype} {cache}".replace("torch.", "")
+    json.dump(made, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

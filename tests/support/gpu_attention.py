@@ -1,0 +1,44 @@
+"""The GPU's attention backend on a CPU, FlashInfer's kernels stood in for."""
+
+from __future__ import annotations
+
+import torch
+
+from pavane.kernels.gpu.attention import FlashInferAttention
+from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.gpu.store import DeviceKV
+from pavane.kernels.gpu.wrappers import Attention
+from pavane.kernels.rope import RopeTable
+from support.flashinfer_standin import STAND_IN
+
+CPU = torch.device("cpu")
+
+
+class ReadableKV(DeviceKV):
+    """With the stores' methods for tests; begins as zeros, so that all of it can be compared."""
+
+    def __init__(self, layers: int, kv_heads: int, slots: int, head_dim: int, dtype: torch.dtype) -> None:
+        super().__init__(layers, slots, kv_heads, head_dim, dtype, CPU)
+        self.k.zero_()
+        self.v.zero_()
+
+    def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies, each [kv_heads, slots, head_dim]."""
+        k, v = (x[layer, :-1].transpose(0, 1).clone() for x in (self.k, self.v))
+        return k, v
+
+    def write(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Each [kv_heads, slots, head_dim]."""
+        self.k[layer, :-1].copy_(k.transpose(0, 1))
+        self.v[layer, :-1].copy_(v.transpose(0, 1))
+
+
+def standing_in(
+    store: DeviceKV, rope: RopeTable, heads: int, *, blocks: int = 264, scratch: int = 1000,
+    dtype: torch.dtype = torch.float32, hopper: bool = True, k_scale: float = 1.0, v_scale: float = 1.0,
+) -> FlashInferAttention:  # fmt: skip
+    _, _, kv_heads, head_dim = store.k.shape
+    what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
+    return FlashInferAttention(
+        store, rope, what, STAND_IN, TorchOps(), blocks=blocks, scratch=scratch, workspace=1024
+    )  # fmt: skip
