@@ -203,5 +203,6 @@ async def test_without_the_extra_it_says_what_to_install(model: Path, monkeypatc
 
 
 def test_it_is_not_imported_unless_it_is_asked_for() -> None:
-    code = "import sys, pavane.server.listen, pavane.server.service, pavane.server.tracing; sys.exit('opentelemetry' in sys.modules)"
+    rooms = "pavane.server.listen, pavane.server.service, pavane.server.tracing"
+    code = f"import sys, {rooms}; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
