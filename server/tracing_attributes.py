@@ -95,7 +95,6 @@ def _settings(decode: DecodeSpec) -> dict[str, Value]:
         "gen_ai.request.temperature": decode.temperature,
         "gen_ai.request.top_p": decode.top_p,
         "gen_ai.request.seed": decode.seed,
-        "gen_ai.output.type": "text",
     }
     for name in ("max_tokens", "top_k", "frequency_penalty", "presence_penalty"):  # where they are set
         value = getattr(decode, name)

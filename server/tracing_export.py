@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUEUE_SPANS = 4096
-BATCH = 64  # small: what encodes them holds the interpreter's lock
+BATCH = 16  # encoding them takes 4 ms, for which the event loop may wait for the interpreter's lock
 LINGER_S = 0.25
 EXPORT_S = 5.0  # for one batch, the exporter's own retries included
 CLOSE_S = 2.0  # for what is left when the server ends
