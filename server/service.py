@@ -24,7 +24,7 @@ from pavane.server.score import score_call, score_message
 from pavane.server.sizes import check_ids, check_submission
 from pavane.server.text.tokenizer import Tokenizer
 
-FRAME_BYTES = 2**19
+FRAME_BYTES = 2**16  # a reader that stalls holds some frames, each several times: as events, as bytes, on its way
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -229,16 +229,21 @@ class ModelService(rpc.ModelServiceServicer):
 async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: bool) -> AsyncIterator[list[pb.Event]]:
     """Frames of events until the workflow is closed or, if some are named, all of `ids` have ended.
 
-    A cursor beyond the newest is one of an earlier workflow with this id: it means the beginning.
+    A cursor beyond the newest is one of an earlier workflow with this id: it means the beginning. Of a message that was
+    released and is forgotten, nothing more is to come.
     """
     if after > journal.cursor:
         after = 0
     waiting = {message_id for message_id in ids if not journal.has_ended(message_id)}
+    forgotten = journal.forgotten
     while True:
         await journal.prepare(after, ids)
         events = journal.read(after, ids, deltas=deltas)
         after = journal.cursor
         waiting.difference_update(event.id for event in events if event.WhichOneof("event") in ("done", "failed"))
+        if journal.forgotten > forgotten:
+            forgotten = journal.forgotten
+            waiting = {message_id for message_id in waiting if journal.known(message_id)}
         done = journal.closed or (ids and not waiting)
         for frame in _frames(events):
             yield frame
