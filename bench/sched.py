@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", type=Path, metavar="FILE", help="for order and eviction, instead of traces made here"
     )
     parser.add_argument("--seeds", type=positive, default=5, help="traces per simulated figure (default: 5)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="of the traces (default: 0)")
     parser.add_argument("--workflows", type=positive, default=600, help="of each trace (default: 600)")
     parser.add_argument("--grain", type=positive, default=8, help="tokens that are simulated as one (default: 8)")
     parser.add_argument("--fit", type=Path, metavar="FILE", help="measure the cost model, write it there, and stop")
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """Measures, prints one table, writes JSON. Returns 1 if the work itself went wrong; a bar missed is a result."""
     if args.fit is not None:
         return _fit(args.fit, args.threads, 20 if args.quick else 60)
-    options = Options(args.quick, args.seeds, args.workflows, args.grain, args.trace, tuple(args.serve))
+    options = Options(
+        args.quick, args.seeds, args.workflows, args.grain, args.trace, tuple(args.serve), args.first_seed
+    )
     began = time.monotonic()
     figures: list[Figure] = []
     data: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,13 @@ READY = re.compile(r"listening on (\S+:\d+)\s*$")
 START_S = 180.0  # loading a large model from a cold disk takes its time
 STOP_S = 15.0
 TAIL = 30  # lines of the child's log to show when it fails
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class ServerFailed(Exception):  # noqa: N818

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pavane.bench.arguments import positive
 from pavane.bench.lab import open_lab, stopped_in_order
-from pavane.bench.peers.completions import Completions
+from pavane.bench.peers.completions import Completions, Spell
 from pavane.bench.peers.http import PeerFailed
 from pavane.bench.peers.peer import PACKAGES, Peer, check_installed, start_peer
 from pavane.bench.peers.replay import longest, width
@@ -85,7 +85,13 @@ async def _measure(
             cases = [await with_problem(case, client) for case in cases]
             bos = (await client.server_info()).bos_token_id
         recordings = [await recorded(lab, journal, case, args.seed) for case in cases]
-        async with _peers(recordings, journal, model, args) as peers:
+
+        async def spell(ids: Sequence[int]) -> str:
+            """Without BOS, which a server that reads text puts there itself."""
+            async with lab.pavane.client() as client:
+                return await client.detokenize(ids[1:] if bos is not None and ids[0] == bos else ids)
+
+        async with _peers(recordings, journal, model, args, spell) as peers:
             for case, recording in zip(cases, recordings, strict=True):
                 await measure(lab, journal, case, recording, [*modes, *peers], args.repeat, bos=bos)
 
@@ -112,7 +118,7 @@ def _digest(path: Path) -> str:
 
 @asynccontextmanager
 async def _peers(
-    recordings: Sequence[Recording], journal: Journal, model: Path, args: argparse.Namespace
+    recordings: Sequence[Recording], journal: Journal, model: Path, args: argparse.Namespace, spell: Spell
 ) -> AsyncIterator[list[Peer]]:
     """Those that could be had; of the others is said why not."""
     slots = max(map(width, recordings))
@@ -123,7 +129,7 @@ async def _peers(
             if name == NO_PEERS:
                 continue
             try:
-                found.append(await _peer(stack, name, model, args.threads, slots, context))
+                found.append(await _peer(stack, name, model, args.threads, slots, context, spell))
                 say(f"  {name}: {found[-1].about}")
             except (PeerFailed, ServerFailed, ModuleNotFoundError) as error:
                 text = f"this peer is not there: {error}"
@@ -135,11 +141,13 @@ async def _peers(
         yield found
 
 
-async def _peer(stack: AsyncExitStack, name: str, model: Path, threads: int, slots: int, context: int) -> Peer:
+async def _peer(
+    stack: AsyncExitStack, name: str, model: Path, threads: int, slots: int, context: int, spell: Spell
+) -> Peer:
     if name not in PACKAGES:
         if "://" not in name:
             raise PeerFailed(f"no such peer; known are {', '.join(PACKAGES)}, or a URL such as http://localhost:8000")
-        server = await Completions.at(name)
+        server = await Completions.at(name, spell)
         stack.callback(server.close)
         return server
     check_installed([name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pavane.cache.nodes import Entry, Node, Span
+from pavane.cache.nodes import LEVELS, Entry, Node, Span
 from pavane.cache.slots import length_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def check_tier(cache: GraphCache, nodes: set[Node]) -> None:
     for key, entry in tier.entries.items():
         same("key of an entry", key, entry.key)
         same("pages of an entry", entry.pages, -(-entry.tokens // tier._page_tokens))
+        same("level of an entry", entry.level, max(node.level for node in entry.nodes))
+        same("place of an entry", [entry in entries for entries in tier._by_level], [n == entry.level for n in LEVELS])
         same("nodes of an entry", len(entry.nodes), users[entry])
         same("moves from an entry", entry.pins, sum(coming.entry is entry for coming in tier.flying.values()))
         places = sorted(

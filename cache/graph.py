@@ -148,10 +148,10 @@ class GraphCache:
         dropping what is kept for SOON or more; NeverFitsError if there never is.
         """
         storage, fetcher = self._storage, self._fetcher
-        nodes = [node for span in needs for node in span.upwards()]
+        nodes = [node for span in needs for node in reversed(span.nodes())]
         for node in nodes:
             storage.lock(node)
-        missing = [node for node in nodes if node.owner is None and not node.complete]
+        missing = [node for node in nodes if node.owner is None and node.filled < len(node.tokens)]
         sizes = [len(n) for n in missing]
         if missing:
             sizes[-1] += spare
@@ -176,7 +176,7 @@ class GraphCache:
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
-            for node in list(span.upwards()):
+            for node in reversed(span.nodes()):
                 self._storage.unlock(node)
                 if node.owner is owner:
                     node.owner = None
@@ -231,6 +231,11 @@ class GraphCache:
 
     def append(self, node: Node, tokens: Sequence[int], owner: object) -> None:
         node.tokens.extend(tokens)
+        node.owner = owner
+
+    def push(self, node: Node, token: int, owner: object) -> None:
+        """One token more."""
+        node.tokens.append(token)
         node.owner = owner
 
     def truncate(self, node: Node, length: int) -> None:
@@ -312,14 +317,14 @@ class GraphCache:
     def _hold(self, node: Node, level: Keep) -> None:
         node.holders[level] += 1
         if level > node.level:
-            self._idle.regrade(node, level)
+            self._storage.regrade(node, level)
 
     def _let_go(self, node: Node, level: Keep) -> None:
         if not node.holders[level]:
             raise ValueError(f"level {level.name} of depth {node.lo}..{node.hi}: nobody has retained it at this level")
         node.holders[level] -= 1
         if level == node.level and not node.holders[level]:
-            self._idle.regrade(node, next((held for held in reversed(LEVELS) if node.holders[held]), Keep.NONE))
+            self._storage.regrade(node, next((held for held in reversed(LEVELS) if node.holders[held]), Keep.NONE))
 
     def _fold(self, own: Node, twin: Node, needs: list[Span]) -> None:
         """`twin` has the same tokens and KV as `own`, the first part of a branch: it takes its place."""

@@ -148,6 +148,7 @@ class Entry:
     pages: int
     nodes: set[Node] = field(default_factory=set)
     pins: int = 0
+    level: Keep = Keep.NONE  # the highest of its nodes'
 
 
 class Copy(NamedTuple):
@@ -169,7 +170,8 @@ class Span(NamedTuple):
 
     @property
     def length(self) -> int:
-        return self.node.hi - self.lo
+        node, lo = self
+        return node.lo + len(node.tokens) - lo
 
     def upwards(self) -> Iterator[Node]:
         node: Node | None = self.node
@@ -213,11 +215,11 @@ class Context:
     """Which encodings are visible, at which placement relative to `start`, where the paths of the tree begin.
 
     Offsets are in the frame of the call that opened the context; a later call with an equal context computes in this
-    same frame, shifted. `visible` counts the tokens of its members, `segments` the frames in which they stand, and what
-    it sees at its own place; `splits` how often a node of its tree was cut.
+    same frame, shifted. `deltas` are those of its members, `visible` counts their tokens, `segments` the frames in
+    which they stand, and what it sees at its own place; `splits` how often a node of its tree was cut.
     """
 
-    __slots__ = ("key", "members", "namespace", "root", "segments", "signature", "splits", "start", "visible")
+    __slots__ = ("deltas", "key", "members", "namespace", "root", "segments", "signature", "splits", "start", "visible")
 
     def __init__(self, namespace: str, key: bytes, start: int, members: tuple[Member, ...], signature: object) -> None:
         self.namespace = namespace
@@ -226,7 +228,8 @@ class Context:
         self.members = members
         self.signature = signature
         self.visible = sum(member.span.length for member in members)
-        self.segments = 1 + len({member.delta for member in members} - {0})
+        self.deltas = tuple([member.delta for member in members])
+        self.segments = 1 + len({*self.deltas} - {0})
         self.splits = 0
         self.root = Node(self, None, 0, array("i"))
 

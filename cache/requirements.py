@@ -12,10 +12,16 @@ def requirements(spans: Iterable[Span]) -> list[Span]:
     seen: set[Node] = set()
     out: list[Span] = []
     for span in spans:
+        node = span.node
+        if span.lo == node.lo and 0 < node.filled == len(node.tokens):  # nearly always
+            if node not in seen:
+                seen.add(node)
+                out.append(span)
+            continue
         for wanted in span.nodes():
             if wanted in seen:
                 continue
-            if wanted.complete:  # nearly always
+            if wanted.complete:
                 seen.add(wanted)
                 out.append(Span(wanted, wanted.lo))
             else:

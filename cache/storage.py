@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pavane.cache.eviction import Idle, Policy
-from pavane.cache.nodes import Node
+from pavane.cache.nodes import Keep, Node
 from pavane.cache.slots import Extent, SlotPool, join, length_of
 from pavane.cache.tiers import Tier
 
@@ -43,6 +43,12 @@ class Storage:
         node.locks -= 1
         if node.locks == 0 and node.extents is not None:
             self.idle.add(node)
+
+    def regrade(self, node: Node, level: Keep) -> None:
+        """`node` is kept for something else."""
+        self.idle.regrade(node, level)
+        if self._tier is not None:
+            self._tier.regraded(node)
 
     def allot(self, node: Node, capacity: int) -> None:
         """Gives `node` slots for `capacity` tokens, after those that it has; they must be free."""

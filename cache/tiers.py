@@ -1,7 +1,8 @@
 """What a tier below the slots holds, and what has to be moved to it and from it: bookkeeping alone, no bytes.
 
 KV that is evicted goes out under a key that stands for its content, and stays when it comes back, so that it can be
-evicted again for nothing. The tier takes whole pages and gives up what was used longest ago.
+evicted again for nothing. The tier takes whole pages and gives up what is kept for least (`Keep`), of that what was
+used longest ago, and never for what is kept for less.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pavane.cache.costs import Costs
-from pavane.cache.nodes import Copy, Entry, Node
+from pavane.cache.nodes import LEVELS, Copy, Entry, Keep, Node
 from pavane.cache.slots import Extent, cut
 
 
@@ -54,10 +55,11 @@ class Tier:
         self.pages = pages
         self.free = pages
         self.costs = costs
-        self.entries: OrderedDict[bytes, Entry] = OrderedDict()  # what was used longest ago first
+        self.entries: dict[bytes, Entry] = {}
         self.flying: dict[int, Coming] = {}  # by ticket
         self.kept_tokens = self.fetched_tokens = self.failed = 0  # since the start
         self.on_lost: Callable[[Node], None] | None = None  # a node whose KV is nowhere else loses its whole copy
+        self._by_level: list[OrderedDict[Entry, None]] = [OrderedDict() for _ in LEVELS]  # used longest ago first
         self._page_tokens = page_tokens
         self._tickets = 0
         self._drops: dict[bytes, None] = {}
@@ -69,7 +71,7 @@ class Tier:
         and back is worth while, and if there is room."""
         count, copy = node.filled, node.copy
         if copy is not None and copy.length >= count:
-            self.entries.move_to_end(copy.entry.key)
+            self._use(copy.entry)
             return []
         if not count or not self.costs.worth_moving():
             return []
@@ -78,7 +80,7 @@ class Tier:
         entry, lost = self.entries.get(key), []
         if entry is None:
             entry = Entry(key, count, -(-count // self._page_tokens))
-            victims = self._victims(entry.pages)
+            victims = self._victims(entry.pages, node.level)
             if victims is None:
                 return []
             lost = [node for victim in victims for node in self.forget(victim)]
@@ -86,10 +88,15 @@ class Tier:
             self.free -= entry.pages
             self._leaving[key] = cut(node.extents or [], count)[0]
             self.kept_tokens += count
-        self.entries.move_to_end(key)
         entry.nodes.add(node)
         node.copy = Copy(entry, 0, count)
+        self._use(entry)
         return lost
+
+    def regraded(self, node: Node) -> None:
+        """Its level has changed."""
+        if node.copy is not None:
+            self._grade(node.copy.entry)
 
     @property
     def capacity(self) -> int:
@@ -117,7 +124,7 @@ class Tier:
         for node in nodes:
             assert node.copy is not None
             node.copy.entry.pins += 1
-            self.entries.move_to_end(node.copy.entry.key)
+            self._use(node.copy.entry)
 
     def land(self, ticket: int) -> Coming:
         """The move has come to an end, one way or the other."""
@@ -130,12 +137,14 @@ class Tier:
         if node.copy is not None:
             entry, node.copy = node.copy.entry, None
             entry.nodes.remove(node)
-            if not entry.nodes:
+            if entry.nodes:
+                self._grade(entry)
+            else:
                 self.forget(entry)
 
     def forget(self, entry: Entry) -> list[Node]:
         """Drops the entry."""
-        del self.entries[entry.key]
+        del self.entries[entry.key], self._by_level[entry.level][entry]
         self.free += entry.pages
         if self._leaving.pop(entry.key, None) is None:
             self._drops[entry.key] = None
@@ -159,6 +168,7 @@ class Tier:
             else:
                 lower.copy = None
                 entry.nodes.remove(lower)
+            self._grade(entry)
 
     def truncate(self, node: Node) -> None:
         """`node` has been cut off at its end."""
@@ -176,13 +186,28 @@ class Tier:
         self._drops, self._leaving, self._coming = {}, {}, []
         return taken
 
-    def _victims(self, pages: int) -> list[Entry] | None:
-        """Entries to give up so that `pages` are free; None if there are not enough."""
+    def _use(self, entry: Entry) -> None:
+        """It is used now."""
+        self._by_level[entry.level].pop(entry, None)
+        entry.level = _level(entry)
+        self._by_level[entry.level][entry] = None
+
+    def _grade(self, entry: Entry) -> None:
+        """What is kept of it, or what for, may be another."""
+        if _level(entry) is not entry.level:
+            self._use(entry)
+
+    def _victims(self, pages: int, level: Keep) -> list[Entry] | None:
+        """Entries to give up for one of `level` so that `pages` are free; None if there are not enough."""
         victims, free = [], self.free
-        for entry in self.entries.values():
+        for entry in (entry for entries in self._by_level[: level + 1] for entry in entries):
             if free >= pages:
                 break
             if not entry.pins:
                 victims.append(entry)
                 free += entry.pages
         return victims if free >= pages else None
+
+
+def _level(entry: Entry) -> Keep:
+    return max(node.level for node in entry.nodes)

@@ -102,14 +102,23 @@ class BatchMaker:
         watched = {id(part.item) for part in step.watched}
         reads = self._all_reads(step.items, watched)
         tokens, extents = array("i"), array("i")
-        counts, rows, begins = [], [], []
+        counts, rows, begins = array("i"), array("i"), array("i")
         n = 0
         for item in step.items:
             tail, lo, hi = item.tail, item.lo, item.hi
             item.first_row = n
+            begins.append(tail.context.start + lo)
+            own = tail.extents
+            if hi - lo == 1 and own is not None and len(own) == 1 and lo >= tail.lo and not watched:  # nearly always
+                n += 1
+                rows.append(1)
+                counts.append(2)
+                tokens.append(tail.tokens[lo - tail.lo])
+                extents.append(own[0][0])
+                extents.append(hi - tail.lo)
+                continue
             n += hi - lo
             rows.append(hi - lo)
-            begins.append(tail.context.start + lo)
             size = len(extents)
             begin = item.call.span.lo if watched and id(item) in watched and item.call.span is not None else lo
             for node in (tail,) if begin >= tail.lo else path(tail, begin):
@@ -124,15 +133,15 @@ class BatchMaker:
             counts.append(len(extents) - size)
         own = Own(
             np.frombuffer(extents, dtype=np.int32).reshape(-1, 2),
-            np.array(counts, dtype=np.int32) // 2,
-            np.array(rows, dtype=np.int32),
+            np.frombuffer(counts, dtype=np.int32) // 2,
+            np.frombuffer(rows, dtype=np.int32),
         )
         segments = lay_out(reads, own, limit=self._encodings.limit, share=self._share)
         return Batch(
             n_rows=n,
             tokens=np.frombuffer(tokens, dtype=np.int32),
             previous=np.full(n, NO_TOKEN, dtype=np.int32),
-            positions=ranges(np.array(begins, dtype=np.int32) + self._bos, own.rows),
+            positions=ranges(np.frombuffer(begins, dtype=np.int32) + self._bos, own.rows),
             slots=own.slots(),
             samples=make_samples(step.samples, self._text),
             watched=watched_rows(step.watched),
@@ -142,24 +151,31 @@ class BatchMaker:
     def _all_reads(self, items: Sequence[Item], watched: set[int]) -> list[Reads]:
         """What each of `items` reads; what those of the last step have read, and these do not, is forgotten. Those that
         are `watched`, by id(), read each parent by itself."""
-        known, self._reads = self._reads, {}
+        known = self._reads
+        kept: dict[Node, Reads] = {}
+        out: list[Reads | None] = []
         for item in items:
-            reads = known.get(item.tail)
-            if reads is not None and reads.hold(item) and id(item) not in watched:
-                self._reads[item.tail] = reads
-        for tail, reads in known.items():
-            if tail not in self._reads:
-                self._encodings.drop(reads)
-        out = []
-        for item in items:
-            reads = self._reads.get(item.tail)
-            if reads is None:
-                if id(item) in watched:
-                    reads = reads_apart(item)
-                else:
-                    reads = self._reads[item.tail] = self._encodings.reads(item)
+            tail = item.tail
+            reads = known.get(tail)
+            if reads is not None and (not reads.hold(item) or (watched and id(item) in watched)):
+                reads = None
+            if reads is not None:
+                kept[tail] = reads
             out.append(reads)
-        return out
+        if len(kept) < len(known):
+            for tail, reads in known.items():
+                if tail not in kept:
+                    self._encodings.drop(reads)
+        self._reads = kept
+        return [self._found(item, watched) if reads is None else reads for item, reads in zip(items, out, strict=True)]
+
+    def _found(self, item: Item, watched: set[int]) -> Reads:
+        if id(item) in watched:
+            return reads_apart(item)
+        reads = self._reads.get(item.tail)
+        if reads is None:
+            reads = self._reads[item.tail] = self._encodings.reads(item)
+        return reads
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pavane.cache import Keep, Member, Span
 from pavane.scheduler.attention import Attention
 from pavane.scheduler.edits import Edits
+from pavane.scheduler.samples import Settings
 from pavane.scheduler.scoring import Pass
 from pavane.scheduler.spec import CallSpec, Failure, Finish, GroupSpec, Outcome, ParentUse, Receipt, State, Top
 from pavane.scheduler.tenants import Tenant
@@ -67,6 +68,7 @@ class Call:
     failure: Failure | None = None
     matcher: StopMatcher | None = None
     edits: Edits | None = None  # from its first token on, until its content is final
+    settings: Settings | None = None  # of its samples, from the first on
     start: int = 0  # logical offset of the first token
     seed: int = 0  # of the current attempt
     attempt: int = 1
@@ -119,12 +121,13 @@ class Call:
         end = self.ended_at if self.ended_at is not None else now
         ready = self.ready_at if self.ready_at is not None else end
         started = self.started_at if self.started_at is not None else end
-        parents = tuple([ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.tokens) for u in self.uses])
-        fresh = [use.fresh for use in self.uses]
-        moved = zip(self.uses, parents, fresh, strict=True)
-        repositioned = sum([parent.tokens - first for use, parent, first in moved if use.repositioned])
-        encoded = self.fresh + sum(fresh)
-        visible = self.own_visible + sum([parent.tokens for parent in parents])
+        uses = self.uses
+        parents = tuple([ParentUse(u.id, u.placed_at, u.encoded_at, u.exact, u.span.length) for u in uses])
+        visible = self.own_visible + sum([tokens for _, _, _, _, tokens in parents])
+        encoded = self.fresh + sum([use.fresh for use in uses])
+        repositioned = sum(
+            [parent.tokens - use.fresh for use, parent in zip(uses, parents, strict=True) if use.repositioned]
+        )
         computes = not self.spec.lazy and (self.encoded or self.first_token_at is not None)
         return Receipt(
             in_place=visible - repositioned - encoded if computes else 0,

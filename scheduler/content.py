@@ -23,10 +23,10 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     assert decode is not None
     if decode.one_pass:
         if index == len(call.logprobs):  # not a row that was encoded again
-            _score(call, decode, taken)
+            _score(call, decode, taken.logprob, taken.top)
         return None, None
     constraint = call.edits.constraint if call.edits is not None else None
-    token = taken.token
+    token, logprob, top = taken
     if token == NO_TOKEN:
         if math.isnan(taken.logprob):
             return None, _no_numbers(call)
@@ -36,10 +36,10 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
         return None, Finish.END_OF_TURN
     if not decode.forced and token in decode.stop_ids:
         return None, Finish.STOP
-    _append(cache, call, decode, taken)
-    added = TokensAdded(
-        call.id, (token,), (taken.logprob,) if decode.logprobs else (), (taken.top,) if decode.logprobs > 1 else ()
-    )
+    _append(cache, call, token)
+    _score(call, decode, logprob, top)
+    told = (logprob,) if decode.logprobs else ()
+    added = TokensAdded(call.spec.id, (token,), told, (top,) if decode.logprobs > 1 else ())
     keep = None
     if call.matcher is not None and call.generated > decode.min_tokens:
         keep = call.matcher.push(token)
@@ -54,22 +54,21 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     return added, Finish.SEALED if call.to_be_sealed else None
 
 
-def _append(cache: GraphCache, call: Call, decode: DecodeSpec, taken: Taken) -> None:
+def _append(cache: GraphCache, call: Call, token: int) -> None:
     """One more token, which the next step encodes."""
     assert call.span is not None
     call.generated += 1
-    call.tokens.append(taken.token)
+    call.tokens.append(token)
     call.content_end += 1
-    _score(call, decode, taken)
     if call.edits is not None:
-        call.edits.append(taken.token)
-    cache.append(call.span.node, [taken.token], call)
+        call.edits.append(token)
+    cache.push(call.span.node, token, call)
 
 
-def _score(call: Call, decode: DecodeSpec, taken: Taken) -> None:
-    call.logprobs.append(taken.logprob)
+def _score(call: Call, decode: DecodeSpec, logprob: float, top: Top) -> None:
+    call.logprobs.append(logprob)
     if decode.logprobs > 1:
-        call.top.append(taken.top)
+        call.top.append(top)
 
 
 def _no_numbers(call: Call) -> Failure:

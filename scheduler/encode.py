@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pavane.cache import GraphCache, Node, length_of
+from pavane.kernels.batch import NO_TOKEN
 from pavane.scheduler.attention import WatchedRows, attention_of
 from pavane.scheduler.calls import Call, Use
 from pavane.scheduler.plan import Item, Sample, Step
@@ -32,6 +33,41 @@ def encode(cache: GraphCache, call: Call, node: Node, count: int, step: Step) ->
         _score(call, item, lo - call.span.lo, count, step)
         _watch(call, item, lo - call.span.lo, count, step)
     return item
+
+
+def go_on(cache: GraphCache, call: Call, step: Step) -> bool:
+    """What nearly all calls of a step do: a decode encodes the token that it took last, into a slot that it has, and
+    takes the next. False if this is another case; then nothing is done."""
+    span, decode = call.span, call.spec.decode
+    assert span is not None
+    assert decode is not None
+    node = span.node
+    segments = node.context.segments
+    if (
+        not call.generated
+        or node.filled + 1 != len(node.tokens)
+        or node.owner is not call
+        or node.coming
+        or length_of(node.extents or []) <= node.filled
+        or step.budget < 1
+        or step.pairs < segments
+        or decode.attention_mass
+    ):
+        return False
+    at = node.lo + node.filled
+    item = Item(call, node, at, at + 1)
+    if cache.fill(node, 1):
+        call.workflow.spent += 1
+        step.going_on.append(item)
+    else:
+        step.count(call, "reencoded", 1)
+    step.budget -= 1
+    step.pairs -= segments
+    step.busy.add(call)
+    step.items.append(item)
+    index = call.content_end - call.content_begin
+    step.samples.append(Sample(call, item, at, index, decode.forced[index] if decode.forced else NO_TOKEN))
+    return True
 
 
 def charges(call: Call, node: Node, lo: int, count: int, first: int) -> Iterator[tuple[Call | Use, str, int]]:

@@ -45,7 +45,7 @@ class Estimates:
         """A new call: its workflow has more to do, and those above it a longer chain below them. Returns these."""
         call.work = self.work(call, limit)
         call.chain = _length(call)
-        call.workflow.work += call.work
+        _add(call, call.work)
         longer = [call]
         changed: list[Call] = []
         while longer:
@@ -68,11 +68,18 @@ class Estimates:
             done = call.work - DECODED * max(1.0, expected - call.generated)
             call.work -= done
             call.chain -= done
-            call.workflow.work -= done
+            _add(call, -done)
 
     def unlink(self, call: Call) -> None:
         """The call has ended."""
-        call.workflow.work = max(0.0, call.workflow.work - call.work)
+        _add(call, -call.work)
+
+
+def _add(call: Call, work: float) -> None:
+    """To what its workflow and its tenant have left to do; sums of many numbers that are not whole may end below 0."""
+    workflow, tenant = call.workflow, call.workflow.tenant
+    workflow.work = max(0.0, workflow.work + work)
+    tenant.asked = max(0.0, tenant.asked + work)
 
 
 def _length(call: Call) -> float:

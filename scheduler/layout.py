@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pavane.kernels.batch import Bool, Int32, Int64
-from pavane.scheduler.reads import APART, OWN, Reads
+from pavane.scheduler.reads import APART, OWN, OWN_PART, Reads
 
 # What one more segment costs a step, in keys read: measured on a CPU, docs/log.md.
 MERGE_COST = 256
@@ -58,46 +58,64 @@ def lay_out(reads: Sequence[Reads], own: Own, *, limit: int, share: bool) -> Seg
     reading it once saves more than one more merge costs. What an item reads alone is one segment for each delta, the
     one of delta 0 with its own part at the end.
     """
-    sizes = np.array([len(each.entries) for each in reads], dtype=np.int64)
-    number, delta, length, count, first = np.concatenate([each.entries for each in reads]).T
-    item = np.repeat(np.arange(len(reads)), sizes)
-    ends = np.cumsum(sizes) - 1  # the entries of own parts
-    count = count.copy()
+    entries = np.frombuffer(b"".join([each.entries for each in reads]), dtype=np.int32)
+    number, delta, length, count, first = entries.reshape(-1, len(OWN_PART)).T.copy()
+    pool = np.frombuffer(b"".join([*[each.extents for each in reads], own.extents.tobytes()]), dtype=np.int32)
+    pool = pool.reshape(-1, 2)
+    ends = np.flatnonzero(count == OWN_PART[3])  # the entries of own parts
+    item = np.zeros(len(number), dtype=np.int64)
+    item[ends[:-1] + 1] = 1
+    item = np.cumsum(item)
     count[ends] = 0
-    begin = np.cumsum(count) - count
+    begin = np.cumsum(count)
+    begin -= count
     begin[ends] = begin[-1] + np.cumsum(own.counts) - own.counts
     count[ends] = own.counts
-    pool = np.concatenate([*(each.extents for each in reads), own.extents])
 
+    key = (item + 1) << 32  # what has the same key side by side is a segment
+    key += delta
     if share:
-        readers = np.bincount(number[first == 1], minlength=limit)[number]
-        shared = (readers > 1) & ((delta != 0) | (length * (readers - 1) >= MERGE_COST)) & (number > OWN)
-        together = np.flatnonzero(shared)
-        together = together[np.argsort(number[together], kind="stable")]
-        alone = np.flatnonzero(~shared)
+        reading = np.bincount(number * first, minlength=limit)
+        reading[: OWN + 1] = 0
+        readers = reading[number]
+        shared = (delta != 0) | (length * (readers - 1) >= MERGE_COST)
+        shared &= readers > 1
+        together, alone = np.flatnonzero(shared), np.flatnonzero(~shared)
+        numbers = number[together].astype(np.int16 if limit < 1 << 15 else np.int32)  # of 16 bits are sorted by radix
+        together = together[np.argsort(numbers, kind="stable")]
+        key[together] = -number[together]
+        order = np.concatenate([together, alone])
     else:
-        together, alone = np.zeros(0, dtype=np.int64), np.arange(len(number))
-    opens_together = _changes(number[together])
-    opens_alone = _changes(item[alone]) | _changes(delta[alone]) | (number[alone] == APART)
+        together, order = np.zeros(0, dtype=np.int64), np.arange(len(number))
+        alone = order
+    n_together = len(together)
+    opens = _changes(key[order]) | (number[order] == APART)
+    segment = np.cumsum(opens) - 1
+    n_segments = int(segment[-1]) + 1
 
-    pieces = np.concatenate([together[opens_together], alone])  # whose keys make up the segments
-    piece_segment = np.cumsum(np.concatenate([opens_together[opens_together], opens_alone])) - 1
-    n_segments = int(piece_segment[-1]) + 1
-    extents, extent_indptr = _joined(pool, begin[pieces], count[pieces], piece_segment, n_segments)
+    is_piece = opens.copy()  # what is read together has the same keys for all
+    is_piece[n_together:] = True
+    pieces = order[is_piece]
+    extents, extent_indptr = _joined(pool, begin[pieces], count[pieces], segment[is_piece], n_segments)
 
-    pairs = np.concatenate([together, alone[opens_alone]])  # by which they are read
-    opens = np.concatenate([opens_together, opens_alone[opens_alone]])
-    rows = own.rows[item[pairs]]
+    is_pair = opens.copy()  # what is read alone has the same rows for all
+    is_pair[:n_together] = True
+    pairs = order[is_pair]
+    readers_of_pairs = item[pairs]
+    rows = own.rows[readers_of_pairs]
     pair_ends = np.cumsum(rows)
+    row_indptr = np.empty(n_segments + 1, dtype=np.int32)
+    row_indptr[:-1] = (pair_ends - rows)[opens[is_pair]]
+    row_indptr[-1] = pair_ends[-1]
     first_row = np.cumsum(own.rows) - own.rows
     own_rows = np.zeros(n_segments, dtype=np.int32)
-    own_rows[piece_segment[np.searchsorted(alone, ends) + len(pieces) - len(alone)]] = own.rows
+    own_rows[segment[n_together + np.searchsorted(alone, ends)]] = own.rows
     return Segments(
         n_segments=n_segments,
         extents=extents,
         extent_indptr=extent_indptr,
-        row_indptr=np.append((pair_ends - rows)[opens], pair_ends[-1]).astype(np.int32),
-        pair_rows=ranges(first_row[item[pairs]], rows),
+        row_indptr=row_indptr,
+        pair_rows=ranges(first_row[readers_of_pairs], rows),
         pair_deltas=np.repeat(delta[pairs], rows),
         own=own_rows,
     )
@@ -105,8 +123,9 @@ def lay_out(reads: Sequence[Reads], own: Own, *, limit: int, share: bool) -> Seg
 
 def ranges(starts: Integers, counts: Integers) -> Int32:
     """starts[0], starts[0] + 1, ... counts[0] of them, then those from starts[1] on, and so forth."""
-    ends = np.cumsum(counts)
-    return (np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1])).astype(np.int32)
+    ends = np.cumsum(counts, dtype=np.int32)
+    shifts = np.asarray(starts - (ends - counts), dtype=np.int32)
+    return np.repeat(shifts, counts) + np.arange(ends[-1], dtype=np.int32)
 
 
 def _joined(pool: Int32, begin: Int64, count: Int32, segment: Int64, n_segments: int) -> tuple[Int32, Int32]:
@@ -117,8 +136,11 @@ def _joined(pool: Int32, begin: Int64, count: Int32, segment: Int64, n_segments:
     opens = _changes(segments)
     opens[1:] |= extents[1:, 0] != extents[:-1, 0] + extents[:-1, 1]
     heads = np.flatnonzero(opens)
-    joined = np.stack([extents[heads, 0], np.add.reduceat(extents[:, 1], heads)], axis=1)
-    return joined, np.searchsorted(segments[heads], np.arange(n_segments + 1)).astype(np.int32)
+    joined = extents[heads]
+    joined[:, 1] = np.add.reduceat(extents[:, 1], heads)
+    indptr = np.zeros(n_segments + 1, dtype=np.int32)
+    np.cumsum(np.bincount(segments[heads], minlength=n_segments), out=indptr[1:])
+    return joined, indptr
 
 
 def _changes(values: Integers) -> Bool:

@@ -10,6 +10,7 @@ counts. (Longest chain first between workflows would be longest job first.)
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from typing import Protocol
 
 from pavane.scheduler.calls import Call, Workflow
@@ -36,6 +37,10 @@ class Order(Protocol):
     def first(self) -> Call | None: ...
 
     def key(self, call: Call) -> Key: ...
+
+    def in_order(self, calls: Iterable[Call]) -> list[Call]:
+        """By their keys."""
+        ...
 
     def raised(self, call: Call) -> None:
         """The chain below a waiting call has grown."""
@@ -90,6 +95,9 @@ class FirstCome:
     def key(self, call: Call) -> Key:
         return (call.ready_at or 0.0, call.serial)
 
+    def in_order(self, calls: Iterable[Call]) -> list[Call]:
+        return sorted(calls, key=self.key)
+
     def raised(self, call: Call) -> None:
         pass
 
@@ -141,6 +149,17 @@ class GraphOrder:
 
     def key(self, call: Call) -> Key:
         return (*self.place(call.workflow), -call.chain, call.serial)
+
+    def in_order(self, calls: Iterable[Call]) -> list[Call]:
+        places: dict[Workflow, Key] = {}
+
+        def key(call: Call) -> Key:
+            place = places.get(call.workflow)
+            if place is None:
+                place = places[call.workflow] = self.place(call.workflow)
+            return (*place, -call.chain, call.serial)
+
+        return sorted(calls, key=key)
 
     def place(self, workflow: Workflow) -> Key:
         """The order among workflows, smaller first. Between tenants priorities do not count when calls start."""

@@ -53,6 +53,7 @@ class Step:
 
     first: list[tuple[Node, int, int]] = field(default_factory=list)  # paths, and depths computed for the first time
     counted: list[tuple[Call | Use | Workflow, str, int]] = field(default_factory=list)  # tokens on receipts
+    going_on: list[Item] = field(default_factory=list)  # of one new token each, which is in neither of these two
 
     def count(self, receipt: Call | Use | Workflow, name: str, tokens: int) -> None:
         """Adds `tokens` to the attribute `name`, unless the step fails."""
@@ -64,6 +65,8 @@ class Step:
         """The step has failed."""
         for receipt, name, tokens in self.counted:
             setattr(receipt, name, getattr(receipt, name) - tokens)
+        for item in self.going_on:
+            item.call.workflow.spent -= 1
 
     def room(self, call: Call, node: Node) -> int:
         """Rows of `node`'s path that fit; at least one in an empty step."""

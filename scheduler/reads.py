@@ -3,34 +3,33 @@ arrays while the call holds its locks: for so long, all of it lies where it lay.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import chain
 
-import numpy as np
-
-from pavane.cache import Extent, Node, Span
+from pavane.cache import Member, Node, Span
 from pavane.cache.slots import join
-from pavane.kernels.batch import Int32
 from pavane.scheduler.attention import layout
 from pavane.scheduler.plan import Item
 
 NOT_AGAIN = 1 << 30  # deeper than any path
 APART, OWN = 0, 1  # numbers of no encoding
-OWN_PART = (OWN, 0, 0, 0, 1)
+OWN_PART = (OWN, 0, 0, -1, 1)
 
 
 @dataclass(slots=True, eq=False)
 class Reads:
     """`entries` [n, 5] are (number of the encoding, delta, tokens, extents, 1 if it is the first entry of this number),
-    those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one stands for the
-    path's own end, and has no `extents` [all, 2] here.
+    those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one, with -1 extents,
+    stands for the path's own end, which is not in `extents` [all, 2]. Both are bytes of int32, which many at once are
+    joined fastest from.
 
     Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
     path's context had been cut `splits` times.
     """
 
-    entries: Int32
-    extents: Int32
+    entries: bytes
+    extents: bytes
     begin: int
     needs: list[Span]
     splits: int
@@ -44,7 +43,7 @@ class Reads:
 @dataclass(slots=True, eq=False)
 class _Encoding:
     number: int
-    where: list[Extent]  # while somebody reads it
+    where: array[int]  # its extents, start and length by turns, while somebody reads it
     length: int
     readers: int = 0
 
@@ -62,19 +61,19 @@ class Encodings:
         tail, context = item.tail, item.tail.context
         begin = tail if item.lo >= tail.lo else path(tail, item.lo)[0]
         above = path(begin.parent, 0) if begin.parent is not None else []
-        members = sorted([(m.delta == 0, m.delta, m.span) for m in context.members], key=itemgetter(0, 1))
-        spans = [(span, delta) for _, delta, span in members] + [(Span(node, node.lo), 0) for node in above]
-        entries, extents, seen = [], [], set()
+        members = sorted(zip(context.members, context.deltas, strict=True), key=_frame)
+        spans = [(member.span, delta) for member, delta in members] + [(Span(node, node.lo), 0) for node in above]
+        entries, extents, seen = array("i"), array("i"), set()
         for span, delta in spans:
             encoding = self._read(span)
             number, where = encoding.number, encoding.where
-            entries.append((number, delta, encoding.length, len(where), int(number not in seen)))
+            entries.extend((number, delta, encoding.length, len(where) // 2, number not in seen))
             extents += where
             seen.add(number)
-        entries.append(OWN_PART)
+        entries.extend(OWN_PART)
         return Reads(
-            np.array(entries, dtype=np.int32),
-            np.array(extents, dtype=np.int32).reshape(-1, 2),
+            entries.tobytes(),
+            extents.tobytes(),
             tail.lo if begin is tail else NOT_AGAIN,
             item.call.needs,
             context.splits,
@@ -95,7 +94,7 @@ class Encodings:
             if not self._free:
                 self._free.append(self.limit)
                 self.limit += 1
-            where = join([], [extent for node in span.nodes() for extent in node.slots()])
+            where = array("i", chain.from_iterable(join([], [e for node in span.nodes() for e in node.slots()])))
             encoding = self._known[span] = _Encoding(self._free.pop(), where, span.length)
         encoding.readers += 1
         return encoding
@@ -104,11 +103,11 @@ class Encodings:
 def reads_apart(item: Item) -> Reads:
     """What `item` reads if each parent of its call is to be a segment by itself; to be found anew for every step."""
     segments = layout(item)[:-1]
-    entries = [(APART, delta, 0, len(extents), 0) for extents, delta in segments] + [(APART, 0, 0, 0, 0)]
+    entries = [(APART, delta, 0, len(extents), 0) for extents, delta in segments] + [(APART, 0, 0, OWN_PART[3], 0)]
     extents = [extent for extents, _ in segments for extent in extents]
     return Reads(
-        np.array(entries, dtype=np.int32),
-        np.array(extents, dtype=np.int32).reshape(-1, 2),
+        array("i", chain.from_iterable(entries)).tobytes(),
+        array("i", chain.from_iterable(extents)).tobytes(),
         NOT_AGAIN,
         item.call.needs,
         item.tail.context.splits,
@@ -124,3 +123,8 @@ def path(tail: Node, lo: int) -> list[Node]:
         nodes.append(node)
         node = node.parent
     return nodes[::-1]
+
+
+def _frame(entry: tuple[Member, int]) -> tuple[bool, int]:
+    """The own frame is the last."""
+    return entry[1] == 0, entry[1]

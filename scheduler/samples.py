@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,36 +31,52 @@ class Taken(NamedTuple):
     top: Top
 
 
+class Settings(NamedTuple):
+    """What the samples of a call have in common."""
+
+    edited: bool  # its logits are changed before a token is chosen
+    packed: bytes  # temperature, top_p, min_p as float32; top_k, top_logprobs as int32
+
+
+_PACKED = Struct("=fffii")
+_FIELDS = _PACKED.size // 4
+
+
 def make_samples(samples: Sequence[Sample], text: TextRules) -> Samples:
     """The arrays of a step's samples. Begins to compute the masks of those that are constrained."""
     n = len(samples)
-    specs = [sample.call.spec.decode for sample in samples]
-    edits = [_edits(s.call) if d is not None and d.edits and s.forced == NO_TOKEN else None
-             for s, d in zip(samples, specs, strict=True)]  # fmt: skip
-    edited = any(edit is not None for edit in edits)
-    seen = [edit.seen if edit is not None else _NO_IDS for edit in edits] if edited else []
+    settings = [sample.call.settings or _settings(sample.call) for sample in samples]
+    fixed = np.frombuffer(b"".join([packed for _, packed in settings]), dtype=np.float32).reshape(n, _FIELDS).T.copy()
+    edits: list[Edits | None] = []
+    if any(edited for edited, _ in settings):
+        edits = [_edits(s.call) if edited and s.forced == NO_TOKEN else None
+                 for s, (edited, _) in zip(samples, settings, strict=True)]  # fmt: skip
+    seen = [edit.seen if edit is not None else _NO_IDS for edit in edits]
     bias = [
         edit.bias(s.index) if edit is not None else (_NO_IDS, _NO_VALUES)
         for s, edit in zip(samples, edits, strict=True)
-    ] if edited else []  # fmt: skip
-    states: list[ConstraintState] = []
+    ] if edits else []  # fmt: skip
+    repetition = np.ones(n, dtype=np.float32)
     mask_rows = np.full(n, NO_MASK, dtype=np.int32)
+    states: list[ConstraintState] = []
     for i, edit in enumerate(edits):
-        if edit is not None and edit.constraint is not None:
-            mask_rows[i] = len(states)
-            states.append(edit.constraint)
+        if edit is not None:
+            repetition[i] = edit.repetition
+            if edit.constraint is not None:
+                mask_rows[i] = len(states)
+                states.append(edit.constraint)
     masks, masks_ready = text.masks(states) if states else (_NO_MASKS, None)
     return Samples(
         count=n,
-        rows=np.array([s.item.first_row + s.depth - s.item.lo for s in samples], dtype=np.int32),
-        forced=np.array([s.forced for s in samples], dtype=np.int32),
-        temperature=np.array([d.temperature for d in specs if d], dtype=np.float32),
-        top_p=np.array([d.top_p for d in specs if d], dtype=np.float32),
-        top_k=np.array([d.top_k for d in specs if d], dtype=np.int32),
-        min_p=np.array([d.min_p for d in specs if d], dtype=np.float32),
-        seeds=np.array([s.call.seed for s in samples], dtype=np.uint64),
-        counters=np.array([s.index for s in samples], dtype=np.int64),
-        repetition=np.array([e.repetition if e is not None else 1.0 for e in edits], dtype=np.float32),
+        rows=np.frombuffer(array("i", [s.item.first_row + s.depth - s.item.lo for s in samples]), dtype=np.int32),
+        forced=np.frombuffer(array("i", [s.forced for s in samples]), dtype=np.int32),
+        temperature=fixed[0],
+        top_p=fixed[1],
+        top_k=fixed[3].view(np.int32),
+        min_p=fixed[2],
+        seeds=np.frombuffer(array("Q", [s.call.seed for s in samples]), dtype=np.uint64),
+        counters=np.frombuffer(array("q", [s.index for s in samples]), dtype=np.int64),
+        repetition=repetition,
         seen_indptr=_indptr(n, seen),
         seen_ids=np.concatenate(seen) if seen else _NO_IDS,
         bias_indptr=_indptr(n, [ids for ids, _ in bias]),
@@ -67,8 +85,17 @@ def make_samples(samples: Sequence[Sample], text: TextRules) -> Samples:
         mask_rows=mask_rows,
         masks=masks,
         masks_ready=masks_ready,
-        top_logprobs=np.array([d.logprobs if d.logprobs > 1 else 0 for d in specs if d], dtype=np.int32),
+        top_logprobs=fixed[4].view(np.int32),
     )
+
+
+def _settings(call: Call) -> Settings:
+    decode = call.spec.decode
+    assert decode is not None
+    top_logprobs = decode.logprobs if decode.logprobs > 1 else 0
+    packed = _PACKED.pack(decode.temperature, decode.top_p, decode.min_p, decode.top_k, top_logprobs)
+    call.settings = Settings(decode.edits, packed)
+    return call.settings
 
 
 def taken_tokens(samples: Sequence[Sample], result: StepResult) -> list[Taken]:

@@ -24,9 +24,8 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def ended(self) -> bool:
-        return self in (State.DONE, State.FAILED, State.CANCELLED)
+    def __init__(self, name: str) -> None:
+        self.ended = name in ("done", "failed", "cancelled")
 
 
 class Finish(StrEnum):
@@ -142,8 +141,7 @@ class CallSpec:
         return self.exact and self.decode is None
 
 
-@dataclass(frozen=True, slots=True)
-class ParentUse:
+class ParentUse(NamedTuple):
     id: str
     placed_at: int
     encoded_at: int
@@ -223,8 +221,7 @@ class StateChanged:
     state: State
 
 
-@dataclass(frozen=True, slots=True)
-class TokensAdded:
+class TokensAdded(NamedTuple):
     """Content as it is generated; a stop string may still cut it, the Ended that follows has what remains."""
 
     id: str

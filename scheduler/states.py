@@ -39,7 +39,7 @@ class States:
         self.ready: deque[Call] = deque()
         self.to_expire: list[Call] = []  # have ended well, and are kept for a time
         self.seconds_per_call = 1.0
-        self._events: dict[tuple[str, str], list[Event]] = {}
+        self._events: dict[Workflow, list[Event]] = {}
 
     def accept(self, call: Call, limit: int) -> None:
         """A new call, BLOCKED. `limit`: see Estimates.work."""
@@ -204,7 +204,7 @@ class States:
                 parent.released = True
             if parent.released:
                 self.release(parent)
-            else:
+            elif not parent.children:  # else it is kept for them as before
                 self.lifetimes.refresh(parent)
         call.parents = []
         call.groups = []
@@ -220,12 +220,20 @@ class States:
         self.tell(call.workflow, event)
 
     def tell(self, workflow: Workflow, event: Event) -> None:
-        self._events.setdefault(workflow.key, []).append(event)
+        events = self._events.get(workflow)
+        if events is None:
+            events = self._events[workflow] = []
+        events.append(event)
 
     def take_events(self) -> dict[tuple[str, str], list[Event]]:
         """What has happened since the last time, by workflow (namespace, id)."""
         events, self._events = self._events, {}
-        return events
+        out: dict[tuple[str, str], list[Event]] = {}
+        for workflow, told in events.items():
+            known = out.setdefault(workflow.key, told)
+            if known is not told:  # it was closed, and opened again
+                known += told
+        return out
 
 
 def because_of(parent: Call) -> Failure:

@@ -15,7 +15,7 @@ from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
-from pavane.scheduler.encode import RUN, encode, grow
+from pavane.scheduler.encode import RUN, encode, go_on, grow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import DECODED
 from pavane.scheduler.mending import Mending
@@ -66,19 +66,24 @@ class Steps:
                 self._preempt(call)
         while True:
             step = self.step = self._open()
-            calls = sorted(((not c.generated, order.key(c), c) for c in self._states.running), key=_first_two)
+            ordered = order.in_order(self._states.running)
+            known = set(ordered)
+            decodes = [call for call in ordered if call.generated]
+            others = [(order.key(call), call) for call in ordered if not call.generated]
             moved = True
             while moved and step.budget > 0:
                 moved = False
-                for new, key, call in calls:
-                    if new:
-                        moved |= self._admit(step, now, before=key)
-                    if call.state is State.RUNNING and call not in step.busy and not call.encoded:
-                        moved |= self._advance(call, step, now)
+                for call in decodes:
+                    moved |= self._advance(call, step, now)
+                for key, call in others:
+                    moved |= self._admit(step, now, before=key)
+                    moved |= self._advance(call, step, now)
                 moved |= self._admit(step, now)
-                if moved:  # calls that were admitted, too
-                    known = {entry[2] for entry in calls}
-                    calls += [(True, order.key(c), c) for c in self._states.running if c not in known]
+                if moved:
+                    decodes = [call for call in decodes if call not in step.busy]
+                    admitted = self._states.running.keys() - known
+                    known |= admitted
+                    others += [(order.key(call), call) for call in self._states.running if call in admitted]
             self._promote()
             if step.items:
                 return self._with_moves(replace(self._batches.make(step), scores=make_scores(step.scores)))
@@ -132,7 +137,11 @@ class Steps:
         return Step(self._token_budget, PAIRS_PER_ROW * self._token_budget)
 
     def _advance(self, call: Call, step: Step, now: float) -> bool:
-        """Schedules what the call can compute next. True if anything moved."""
+        """Schedules what the call can compute next, if it runs and waits for no step. True if anything moved."""
+        if call.state is not State.RUNNING or call in step.busy or call.encoded:
+            return False
+        if call.inputs_ready and not call.sealed and go_on(self._cache, call, step):
+            return True
         assert call.span is not None
         for span in call.needs[-1:] if call.inputs_ready else list(call.needs):
             for node in (span.node,) if span.node.lo == span.lo else span.nodes():
@@ -271,6 +280,8 @@ class Steps:
         step = self._close()
         for node, lo, hi in step.first:
             self._cache.unlearn(node, lo, hi)
+        for item in step.going_on:
+            self._cache.unlearn(item.tail, item.lo, item.hi)
         for item in step.items:
             self._cache.unfill(item.tail, item.lo)
         step.uncount()
@@ -335,7 +346,3 @@ class Steps:
         if decode is not None and call.first_token_at is None:
             call.first_token_at = now
         self._states.end(call, State.DONE, now)
-
-
-def _first_two(entry: tuple[bool, Key, Call]) -> tuple[bool, Key]:
-    return entry[:2]

@@ -3,7 +3,7 @@
 A tenant is within its share as long as it was not served more. What it did not use of its share is saved up, and what
 it used beyond is remembered, but no more than a `burst` of the one and `REMEMBERED` of the other: a leaky bucket per
 tenant, that fills at the rate of an even share (the virtual time of generalised processor sharing, Parekh and Gallager
-1993). A new tenant is like one that has rested.
+1993). A new tenant is like one that has rested. Savings are for bursts: who asks for far more has none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ BURST = 200_000.0
 # In bursts: one that floods takes what the others leave for long; what they then want for a while, having saved up, it
 # has had before. Were that forgotten, it would be within its share in the midst of it.
 REMEMBERED = 3.0
+PLENTY = 2.0  # bursts of work that a tenant may ask for at once; what it asks for beyond is taken from its savings
 FORGET = 0.999  # of what is known of the server's pace, by each step
 
 
@@ -38,6 +39,7 @@ class Tenant:
     name: str
     limits: TenantLimits
     service: float = 0.0  # work done for it, divided by its weight; near `Tenants.even`
+    asked: float = 0.0  # work left of all its workflows
     waiting: int = 0  # calls that are ready and wait for room
     running: int = 0
     unfinished: int = 0
@@ -86,7 +88,7 @@ class Tenants:
         total = sum(work.values())
         even = self.even + total / (sum(tenant.limits.weight for tenant in self.active) or 1.0)
         for tenant, units in work.items():
-            kept = max(tenant.service, self.even - self.burst)
+            kept = max(tenant.service, self.even - self._savings(tenant))
             tenant.service = min(kept + units / tenant.limits.weight, even + REMEMBERED * self.burst)
         self.even = even
         if seconds > 0 and total:
@@ -94,6 +96,11 @@ class Tenants:
         if seconds > 0:
             self._work = FORGET * self._work + total
             self._seconds = FORGET * self._seconds + seconds
+
+    def _savings(self, tenant: Tenant) -> float:
+        """The most that it may have saved up."""
+        asked = tenant.asked / tenant.limits.weight
+        return min(self.burst, max(0.0, (PLENTY + 1.0) * self.burst - asked))
 
     def over(self, tenant: Tenant) -> float:
         """What it was served beyond its share and what it had saved up; 0 within its share."""

@@ -10,7 +10,7 @@ sight, being sent in pieces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.lifetimes import Lifetimes
@@ -71,6 +71,9 @@ class Turns:
 
     def key(self, call: Call) -> Key:
         return self._new.key(call)
+
+    def in_order(self, calls: Iterable[Call]) -> list[Call]:
+        return self._new.in_order(calls)
 
     def raised(self, call: Call) -> None:
         self._order(call.workflow).raised(call)

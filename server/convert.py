@@ -26,7 +26,7 @@ from pavane.server.sampling import SamplingReader
 from pavane.server.status import duration
 from pavane.server.text.chat_format import ChatFormat, Turn
 from pavane.server.text.constraint import Constraints
-from pavane.server.text.tokenizer import Tokenizer
+from pavane.server.text.tokenizer import PIECE, Tokenizer
 
 STATES = {
     State.BLOCKED: pb.STATE_BLOCKED,
@@ -168,20 +168,27 @@ def group_spec(group: pb.Group) -> GroupSpec:
 
 
 def outcome_message(
-    outcome: Outcome, tokenizer: Tokenizer, *, brief: bool = False, into: pb.Message | None = None
+    outcome: Outcome,
+    tokenizer: Tokenizer,
+    *,
+    brief: bool = False,
+    into: pb.Message | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> pb.Message:
     """`brief` leaves tokens and log-probabilities out. `into` is filled and returned, if given: to put a long message
-    into another one is to copy it."""
+    into another one is to copy it. `pause` is called after every few hundred microseconds of work."""
     begin, end = outcome.content
     if outcome.decode:
-        text = outcome.beginning + tokenizer.decode(outcome.tokens[begin:end])
+        text = outcome.beginning + tokenizer.decode(outcome.tokens[begin:end], pause=pause)
     else:
-        text = tokenizer.decode(outcome.tokens, special=True)
+        text = tokenizer.decode(outcome.tokens, special=True, pause=pause)
     message = pb.Message() if into is None else into
     message.text = text
     message.MergeFrom(_brief_message(outcome))
     if not brief:
-        message.tokens.extend(list(outcome.tokens))  # a list is taken twice as fast as an array
+        for at in range(0, len(outcome.tokens), PIECE):
+            message.tokens.extend(list(outcome.tokens[at : at + PIECE]))  # of an array it would take twice as long
+            pause()
         message.logprobs.extend(outcome.logprobs)
         message.top_logprobs.extend(top_messages(outcome.top))
     return message

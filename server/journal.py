@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.scheduler.spec import Closed, DecodeSpec, Ended, Event, Receipt, Restarted, State, StateChanged, TokensAdded
-from pavane.server.convert import STATES, failure_message, outcome_message
+from pavane.scheduler.spec import Closed, DecodeSpec, Event, Receipt, Restarted, State, StateChanged, TokensAdded
+from pavane.server.convert import STATES, failure_message
 from pavane.server.deltas import Deltas
+from pavane.server.ends import End
 from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
@@ -31,7 +32,7 @@ class _CallLog:
     state: State = State.BLOCKED
     state_cursor: int = 0
     restarted: pb.Event | None = None  # the last one: deltas before it are void
-    ended: pb.Event | None = None
+    ended: End | None = None
     runs: int = 0  # Run streams that read it and did not ask to detach
     own: bool = True  # some submission of it was not by such a Run
 
@@ -89,7 +90,7 @@ class Journal:
                 log.deltas = Deltas(self._tokenizer, log.decode)
                 log.restarted = _restarted(event, self.cursor)
             else:
-                log.ended = _ended(event, self.cursor, self._tokenizer)
+                log.ended = End(event, self.cursor, self._tokenizer)
                 log.decode, log.deltas, log.restarted = None, Deltas(self._tokenizer, None), None
         self._changed.set()
         self._changed = asyncio.Event()
@@ -102,7 +103,7 @@ class Journal:
             if log is None or log.latest <= after or (ids and message_id not in ids):
                 continue
             if log.ended is not None:
-                events.append(log.ended)
+                events.append(log.ended.told())
                 continue
             if log.state_cursor > after:
                 events.append(pb.Event(cursor=log.state_cursor, id=message_id, state=STATES[log.state]))
@@ -113,6 +114,15 @@ class Journal:
         events.sort(key=lambda event: event.cursor)
         return events
 
+    async def prepare(self, after: int, ids: Collection[str] = ()) -> None:
+        """Makes what `read` would take long for."""
+        for message_id in ids if 0 < len(ids) <= FEW else [*self._newer(after)]:
+            log = self._logs.get(message_id)
+            if log is None or log.latest <= after or (ids and message_id not in ids):
+                continue
+            if log.ended is not None and log.ended.long:
+                await log.ended.make()
+
     def _newer(self, after: int) -> Iterator[str]:
         """The calls with an event after the cursor."""
         for message_id in reversed(self._logs):
@@ -120,9 +130,14 @@ class Journal:
                 return
             yield message_id
 
-    def ended(self, message_id: str) -> pb.Event | None:
+    def has_ended(self, message_id: str) -> bool:
         log = self._logs.get(message_id)
-        return log.ended if log is not None else None
+        return log is not None and log.ended is not None
+
+    def ended(self, message_id: str) -> pb.Event | None:
+        """How the call has ended, if it has and is known."""
+        log = self._logs.get(message_id)
+        return log.ended.told() if log is not None and log.ended is not None else None
 
     def attach(self, ids: Iterable[str], accepted: Collection[str]) -> None:
         """A Run reads these calls; of those it has submitted itself it is the owner."""
@@ -179,12 +194,6 @@ class Journals:
             self._totals[key] = next(event.total for event in events if isinstance(event, Closed))
             while len(self._totals) > CLOSED_KEPT:
                 self._totals.popitem(last=False)
-
-
-def _ended(event: Ended, cursor: int, tokenizer: Tokenizer) -> pb.Event:
-    told = pb.Event(cursor=cursor, id=event.id)
-    outcome_message(event.outcome, tokenizer, into=told.done if event.outcome.state is State.DONE else told.failed)
-    return told
 
 
 def _restarted(event: Restarted, cursor: int) -> pb.Event:

@@ -16,6 +16,7 @@ from pavane.scheduler.scoring import ScoreSpec
 from pavane.scheduler.spec import CallSpec
 from pavane.server.auth import caller
 from pavane.server.convert import Converter, group_spec, outcome_message, plan_message, receipt_message
+from pavane.server.ends import message_of
 from pavane.server.fields import check_id, seconds
 from pavane.server.journal import Journal, Journals, Key
 from pavane.server.origins import Origins
@@ -124,7 +125,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             if ended is not None:
                 return pb.GetMessageResponse(message=ended.done if ended.HasField("done") else ended.failed)
             outcome = self._engine.outcome(*key, request.id)
-        return pb.GetMessageResponse(message=outcome_message(outcome, self._tokenizer))
+        return pb.GetMessageResponse(message=await message_of(outcome, self._tokenizer))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
         key = _key(request.workflow_id)
@@ -232,8 +233,9 @@ async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: 
     """
     if after > journal.cursor:
         after = 0
-    waiting = {message_id for message_id in ids if journal.ended(message_id) is None}
+    waiting = {message_id for message_id in ids if not journal.has_ended(message_id)}
     while True:
+        await journal.prepare(after, ids)
         events = journal.read(after, ids, deltas=deltas)
         after = journal.cursor
         waiting.difference_update(event.id for event in events if event.WhichOneof("event") in ("done", "failed"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -23,8 +25,7 @@ WORKSPACE = 128 << 20
 def flashinfer_seconds(model: Model, calls: int, length: int, device: torch.device) -> dict[str, float]:
     """Seconds of all layers of `calls` rows over `length` keys each, on CUDA cores and on tensor cores. It gets one
     layer's memory again and again, larger than any cache; neither keys nor queries are written or rotated."""
-    from flashinfer import BatchDecodeWithPagedKVCacheWrapper  # only where there is a GPU
-
+    decode_wrapper = import_module("flashinfer").BatchDecodeWithPagedKVCacheWrapper
     config = model.config
     pages = -(-length // PAGE)
     cache = torch.randn(calls * pages, 2, PAGE, config.num_kv_heads, config.head_dim, device=device).to(torch.bfloat16)
@@ -34,16 +35,16 @@ def flashinfer_seconds(model: Model, calls: int, length: int, device: torch.devi
     found = {}
     for name, cores in (("CUDA cores", False), ("tensor cores", True)):
         workspace = torch.zeros(WORKSPACE, dtype=torch.uint8, device=device)
-        wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=cores)
+        wrapper = decode_wrapper(workspace, "NHD", use_tensor_cores=cores)
         wrapper.plan(
             indptr, torch.arange(calls * pages, dtype=torch.int32, device=device), last, config.num_heads,
             config.num_kv_heads, config.head_dim, PAGE, q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16,
         )  # fmt: skip
         out = torch.empty_like(q)
 
-        def layers(wrapper: object = wrapper, out: torch.Tensor = out) -> None:
+        def layers(wrapper: Any = wrapper, out: torch.Tensor = out) -> None:
             for _ in range(config.num_layers):
-                wrapper.run(q, cache, out=out)  # type: ignore[attr-defined]
+                wrapper.run(q, cache, out=out)
 
         found[name] = seconds(device, layers)
     return found
@@ -51,7 +52,7 @@ def flashinfer_seconds(model: Model, calls: int, length: int, device: torch.devi
 
 def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     device, sizes = subject.card.device, subject.sizes
-    if device.type != "cuda" or importlib.util.find_spec("flashinfer") is None:
+    if device.type != "cuda" or find_spec("flashinfer") is None:
         raise NotHere("FlashInfer's decode wrapper needs a GPU and flashinfer-python")
     model = subject.engine().model
     calls = sizes.calls[-1]

@@ -93,4 +93,4 @@ def random_samples(count: int) -> Samples:
     )  # fmt: skip
 
 
-SECTION = Section("correctness", (ATTENTION, TOKENS), 15, measure)
+SECTION = Section("correctness", (ATTENTION, TOKENS), 60, measure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,15 @@ class Section(Generic[T]):
 
 @dataclass
 class Notes:
-    """What a section says beside its figures: everything they were made from, for the JSON."""
+    """What a section says beside its figures, everything they were made from, for the JSON; and what time it has."""
 
+    left: Callable[[], float]  # seconds until the deadline
     data: dict[str, Any] = field(default_factory=dict)
+
+    def check_time(self) -> None:
+        """Between parts of a long section. Raises NotHere if there is none left."""
+        if self.left() <= 0:
+            raise NotHere("the time was up")
 
 
 @dataclass
@@ -78,14 +85,14 @@ def run_sections(
             continue
         say(f"  {section.name} ...")
         began = clock()
-        _run(section, subject, outcome)
+        _run(section, subject, outcome, lambda: deadline - clock())
         outcome.seconds[section.name] = round(clock() - began, 3)
         keep(outcome)
     return outcome
 
 
-def _run(section: Section[T], subject: T, outcome: Outcome) -> None:
-    notes, found = Notes(), dict[str, Measured]()
+def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], float]) -> None:
+    notes, found = Notes(left), dict[str, Measured]()
     state: State = "not run"
     reason = "the section ended without it"
     try:
@@ -99,10 +106,13 @@ def _run(section: Section[T], subject: T, outcome: Outcome) -> None:
     if unknown := found.keys() - {row.what for row in section.rows}:
         raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
     for row in section.rows:
-        if row.what in found:
-            outcome.lines.append(Line(section.name, row, "measured", found[row.what]))
-        else:
+        figure = found.get(row.what)
+        if figure is None:
             outcome.lines.append(Line(section.name, row, state, reason=reason))
+        elif not math.isfinite(figure.value):
+            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {figure.value}"))
+        else:
+            outcome.lines.append(Line(section.name, row, "measured", figure))
     outcome.data[section.name] = notes.data
 
 

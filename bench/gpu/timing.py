@@ -9,9 +9,12 @@ from statistics import median
 
 import torch
 
+from pavane.bench.report import say
+
 WARM_UP = 3
 TIMES = 20
 AT_MOST_S = 2.0
+GRAPH_S = 1e-3
 
 
 def synchronise(device: torch.device) -> None:
@@ -20,8 +23,11 @@ def synchronise(device: torch.device) -> None:
 
 
 def seconds(device: torch.device, call: Callable[[], object], times: int = TIMES) -> float:
-    """Median seconds of `call` on the device, after a warm-up: by events on a GPU, so that the launch of the next one
-    overlaps; by the clock elsewhere. Fewer times if it takes long."""
+    """Median seconds of `call` on the device, after a warm-up; fewer times if it takes long.
+
+    On a GPU it is captured, often enough for a graph of a millisecond, and replays are timed by events: a launch from
+    Python takes longer than many kernels. What cannot be captured is launched one by one, which is said.
+    """
     synchronise(device)
     began = time.perf_counter()
     for _ in range(WARM_UP):
@@ -29,7 +35,19 @@ def seconds(device: torch.device, call: Callable[[], object], times: int = TIMES
     synchronise(device)
     each = (time.perf_counter() - began) / WARM_UP
     times = max(3, min(times, int(AT_MOST_S / max(each, 1e-9))))
-    return median(_on_gpu(call, times) if device.type == "cuda" else _by_clock(call, times))
+    if device.type != "cuda":
+        return median(_by_clock(call, times))
+    inner = max(1, min(100, int(GRAPH_S / max(each, 1e-9))))
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(inner):
+                call()
+    except RuntimeError as error:
+        say(f"    not captured, launched one by one: {str(error).splitlines()[0]}")
+        torch.cuda.synchronize(device)
+        return median(_by_events(call, times))
+    return median(_by_events(graph.replay, times)) / inner
 
 
 def host_seconds(device: torch.device, call: Callable[[], object], times: int = TIMES) -> float:
@@ -43,14 +61,20 @@ def host_seconds(device: torch.device, call: Callable[[], object], times: int = 
     return median(found[WARM_UP:])
 
 
-def _on_gpu(call: Callable[[], object], times: int) -> list[float]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+def _by_events(call: Callable[[], object], times: int) -> list[float]:
+    marks = [event() for _ in range(times + 1)]
+    call()
     marks[0].record()
     for mark in marks[1:]:
         call()
         mark.record()
     marks[-1].synchronize()
     return [a.elapsed_time(b) / 1000 for a, b in pairwise(marks)]
+
+
+def event() -> torch.cuda.Event:
+    """One that knows its time."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _by_clock(call: Callable[[], object], times: int) -> list[float]:

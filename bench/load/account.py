@@ -74,6 +74,8 @@ def check(before: Held, after: Held, records: Records) -> list[str]:
         wrong.append(f"{leaked} of {after.slots} slots are still locked after all workflows were closed")
     if after.unfinished > before.unfinished:
         wrong.append(f"{after.unfinished - before.unfinished} calls have not ended although their workflows are closed")
+    if after.workflows > before.workflows:
+        wrong.append(f"{after.workflows - before.workflows} workflows are still open")
     acknowledged = after.ended - before.ended + after.unfinished - before.unfinished
     told = records.done + records.failed.total()
     if not told <= acknowledged <= told + records.withdrawn + records.refused.total():

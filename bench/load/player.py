@@ -39,11 +39,14 @@ class Player:
         records.begun += 1
         opened = False
         try:
-            async with wf:
-                opened = True
+            await _open(wf)
+            opened = True
+            try:
                 messages = self._submit(wf, job)
                 await asyncio.gather(*(self._follow(message, played) for message in messages))
                 ended = perf_counter()
+            finally:
+                await wf.close()
         except PavaneError as error:
             records.ended += 1
             if opened:
@@ -143,6 +146,17 @@ class Player:
             if times:
                 latencies.first_token.append(max(0.0, times[0] - known))
                 latencies.gap.extend(after - before for before, after in pairwise(times))
+
+
+async def _open(wf: Workflow) -> None:
+    """Cancelled, it waits and closes the workflow: the server has opened it, or will."""
+    opening = asyncio.create_task(wf.__aenter__())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await opening
+        await wf.close()
+        raise
 
 
 def _sums(*receipts: Receipt) -> Mapping[str, int]:

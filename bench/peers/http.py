@@ -12,11 +12,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 TIMEOUT_S = 600.0
+REFUSED = (400, 422)
 THREADS = 64  # asyncio's own pool is smaller than the streams of a benchmark
 
 
 class PeerFailed(Exception):  # noqa: N818
     """A peer refused a request or did not answer as it should; the text has what it said."""
+
+
+class Refused(PeerFailed):
+    """The request is not of a form that the peer takes."""
 
 
 class Http:
@@ -70,7 +75,8 @@ class Http:
             connection.request(method, path, text, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             if answer.status != 200:
-                raise PeerFailed(f"{path} at {self._target}: {answer.status} {answer.read()[:500]!r}")
+                failure = Refused if answer.status in REFUSED else PeerFailed
+                raise failure(f"{path} at {self._target}: {answer.status} {answer.read()[:500]!r}")
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise PeerFailed(f"{path} at {self._target}: no answer ({error!r})") from error

@@ -67,7 +67,7 @@ async def replay(
             timed.append(
                 TimedCall(
                     call.id, call.parents, True, ready, 0.0, answer.first_token, answer.total,
-                    visible=len(tokens) - (bos is not None), generated=len(call.content),
+                    visible=(answer.read or len(tokens)) - (bos is not None), generated=len(call.content),
                 )
             )  # fmt: skip
         ended[call.id].set()

@@ -39,7 +39,7 @@ def measure(options: Options, progress: Progress) -> Found:
     else:
         full = Player(player.cost, options.grain).saturation(ample, options)
         seeds, count = (1, 30) if options.quick else (max(1, options.seeds // 2), options.workflows // 4)
-        traces = [make_trace(seed, count, LOAD * full) for seed in range(seeds)]
+        traces = [make_trace(seed, count, LOAD * full) for seed in options.numbers(seeds)]
     runs: dict[str, list[Run]] = {name: [] for name in ARMS}
     needs = []
     for number, trace in enumerate(traces):

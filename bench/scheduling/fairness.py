@@ -32,7 +32,7 @@ def measure(options: Options, progress: Progress) -> Found:
     seeds, count = (1, 40) if options.quick else (options.seeds, options.workflows)
     first: dict[str, list[float]] = {"share": [], "flood": []}
     whole: dict[str, list[float]] = {"share": [], "flood": []}
-    for seed in range(seeds):
+    for seed in options.numbers(seeds):
         flood, share = traces(seed, count, LOAD * full)
         for name, run in (("share", player.play(calm, share, OTHERS)), ("flood", player.play(top, flood, OTHERS))):
             first[name].append(percentile(_first_tokens(run, OTHERS), 99))

@@ -33,7 +33,7 @@ def measure(options: Options, progress: Progress) -> Found:
     progress(f"  order: {RUNNING} calls at once are full at {full:.3f} workflows a second")
     seeds, count = (2, 60) if options.quick else (options.seeds, options.workflows)
     for load in LOADS:
-        traces = [make_trace(seed, count, load * full) for seed in range(seeds)]
+        traces = [make_trace(seed, count, load * full) for seed in options.numbers(seeds)]
         runs = {policy: _runs(player, system, traces) for policy, system in systems.items()}
         times = ", ".join(f"{p} {fmean(_times(r)):.0f} s" for p, each in runs.items() for r in each[:1])
         progress(f"  order, load {load:.0%}: {seeds} traces of {count} workflows; of the first the mean is {times}")

@@ -24,6 +24,11 @@ class Options:
     grain: int = 8
     trace: Path | None = None
     serve: tuple[str, ...] = ()
+    first_seed: int = 0
+
+    def numbers(self, seeds: int) -> range:
+        """The seeds of so many traces."""
+        return range(self.first_seed, self.first_seed + seeds)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ def figures(recording: Recording, label: str, runs: Sequence[Run]) -> list[Figur
     fastest = min(peers, key=lambda name: median(map(wall, peers[name])), default=None)
     for name, each in peers.items():
         bar = limits.get("peer") if name == fastest else None
-        found.append(_figure(f"{label}: wall, {name} / REUSE", wall, each, reuse, bar))
+        more = fmean(map(_read, each)) / fmean(map(_read, reuse)) - 1
+        note = f", its prompts as text, {more:+.1%} tokens" if more else ""
+        found.append(_figure(f"{label}: wall, {name} / REUSE{note}", wall, each, reuse, bar))
     return found
 
 
@@ -158,6 +160,11 @@ def _steps(run: Run) -> dict[str, float]:
             last = max(awaited, key=lambda parent: parent.ready + parent.total)
             found[call.id] = call.first_token / max(call.step, last.step)
     return found
+
+
+def _read(run: Run) -> int:
+    """Tokens of all prompts."""
+    return sum(call.visible for call in run.calls if call.decode)
 
 
 def _figure(

@@ -55,6 +55,7 @@ def test_slots_that_several_segments_read_count_once() -> None:
 def fails(subject, notes):
     notes.data["seen"] = 1
     yield Measured("first", 0.5, "1 s", "2 s")
+    yield Measured("odd", math.nan)
     raise ValueError("no\nluck")
 
 
@@ -67,8 +68,14 @@ def works(subject, notes):
     yield Measured("last", 2.0)
 
 
+def lasts(subject, notes):
+    yield Measured("in time", 1.0)
+    notes.check_time()
+    yield Measured("late", 1.0)
+
+
 PARTS = [
-    Section("fails", (Row("first", at_most(1)), Row("second")), 5, fails),
+    Section("fails", (Row("first", at_most(1)), Row("odd"), Row("second")), 5, fails),
     Section("long", (Row("never"),), 100, works),
     Section("lacks", (Row("also never"),), 5, lacks),
     Section("left out", (Row("not now"),), 5, works),
@@ -84,19 +91,27 @@ def test_a_section_that_fails_takes_no_other_with_it() -> None:
     )  # fmt: skip
     assert [(line.row.what, line.state, line.reason) for line in outcome.lines] == [
         ("first", "measured", ""),
+        ("odd", "failed", "the figure is nan"),
         ("second", "failed", "ValueError: no luck"),
         ("never", "not run", "takes about 100 s, and 40 s are left"),
         ("also never", "not run", "needs what is not here"),
         ("not now", "not run", "not asked for: --only leaves it out"),
         ("last", "measured", ""),
     ]
-    assert kept == [2, 4, 6]
+    assert kept == [3, 5, 7]
     assert "ValueError: no" in outcome.errors["fails"]
     assert outcome.data["fails"] == {"seen": 1}
     shown = table(outcome.lines).splitlines()
     assert shown[2].split() == ["fails", "first", "1", "s", "2", "s", "0.500", "<=", "1", "met"]
-    assert shown[3].endswith("failed: ValueError: no luck")
-    assert shown[7].endswith("MISSED")
+    assert shown[4].endswith("failed: ValueError: no luck")
+    assert shown[8].endswith("MISSED")
+
+
+def test_a_long_section_ends_when_the_time_is_up() -> None:
+    part = Section("lasts", (Row("in time"), Row("late")), 1, lasts)
+    times = iter([0.0, 0.0, 9.0, 9.0])
+    outcome = run_sections([part], None, only=["lasts"], deadline=5.0, say=print, keep=print, clock=times.__next__)
+    assert [(line.state, line.reason) for line in outcome.lines] == [("measured", ""), ("not run", "the time was up")]
 
 
 def test_a_figure_without_a_row_is_a_mistake() -> None:

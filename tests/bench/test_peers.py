@@ -180,9 +180,13 @@ def url(server):
     return f"http://127.0.0.1:{server.server_port}"
 
 
+async def spelled(ids):
+    return " ".join(map(str, ids))
+
+
 async def test_any_completions_server_can_be_a_peer(server, url):
     server.answer = lambda body: completion([50], [51, 52], usage={"prompt_tokens": 2, "completion_tokens": 3})
-    peer = await Completions.at(url)
+    peer = await Completions.at(url, spelled)
     answer = await peer.complete([11, 12], 3)
     peer.close()
     assert server.bodies[0] == "/v1/models"
@@ -194,7 +198,7 @@ async def test_any_completions_server_can_be_a_peer(server, url):
 
 async def test_a_completions_server_that_does_not_tell_its_tokens_is_fine(server, url):
     server.answer = lambda body: completion(None, usage={"prompt_tokens": 1, "completion_tokens": 3})
-    peer = await Completions.at(url + "/v1/")
+    peer = await Completions.at(url + "/v1/", spelled)
     assert (await peer.complete([11], 3)).tokens is None
     peer.close()
 
@@ -209,21 +213,50 @@ async def test_a_completions_server_that_does_not_tell_its_tokens_is_fine(server
 )
 async def test_other_lengths_than_those_asked_for_are_refused(server, url, usage, said):
     server.answer = lambda body: completion([50], usage=usage)
-    peer = await Completions.at(url)
+    peer = await Completions.at(url, spelled)
     with pytest.raises(PeerFailed, match=said):
         await peer.complete([11, 12], 3)
+    peer.close()
+
+
+async def test_a_server_that_takes_no_token_ids_gets_text(server, url):
+    def answer(body):
+        usage = {"prompt_tokens": 1 + len(body["prompt"].split()), "completion_tokens": body["max_tokens"]}
+        return completion(None, usage=usage)
+
+    server.answer = lambda body: answer(body) if isinstance(body["prompt"], str) else b""
+    peer = await Completions.at(url, spelled)
+    first = await peer.complete([11, 12], 3)
+    assert (first.read, first.tokens) == (3, None)
+    calls, _ = await replay(peer, RECORDING, 0, bos=None)
+    assert [call.visible for call in calls] == [4, 4, 14, 14], "as many as it says"
+    prompts = [body["prompt"] for body in server.bodies[1:]]
+    assert prompts[:2] == [[11, 12], "11 12"]
+    assert len(prompts) == 6
+    assert prompts[2].endswith(" 2 4")
+    peer.close()
+
+
+async def test_a_server_that_takes_token_ids_never_gets_text(server, url):
+    usage = {"prompt_tokens": 2, "completion_tokens": 1}
+    server.answer = lambda body: completion([50], usage=usage) if body["prompt"] == [11, 12] else b""
+    peer = await Completions.at(url, spelled)
+    assert (await peer.complete([11, 12], 1)).read is None
+    with pytest.raises(PeerFailed, match="400 b'no such slot'"):
+        await peer.complete([13, 14], 1)
+    assert [body["prompt"] for body in server.bodies[1:]] == [[11, 12], [13, 14]]
     peer.close()
 
 
 async def test_what_is_no_completions_server_is_said(server, url):
     server.models = b'{"detail": "Not Found"}'
     with pytest.raises(PeerFailed, match="/v1/models names no model"):
-        await Completions.at(url)
+        await Completions.at(url, spelled)
     server.models = b"<html>"
     with pytest.raises(PeerFailed, match="the answer is no JSON: b'<html>'"):
-        await Completions.at(url)
+        await Completions.at(url, spelled)
     with pytest.raises(PeerFailed, match="give http://HOST:PORT"):
-        await Completions.at("https://example.org")
+        await Completions.at("https://example.org", spelled)
 
 
 def test_the_build_says_what_it_lacks():

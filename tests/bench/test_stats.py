@@ -1,5 +1,6 @@
 import pytest
 
+from pavane.bench.secure import fours
 from pavane.bench.stats import Arrival, NoMeasurement, common_window, decode_rate, inter_token, ratio
 
 
@@ -59,3 +60,13 @@ def test_too_few_arrivals_are_no_measurement():
         decode_rate([sparse, [Arrival(0.4, 1), Arrival(0.5, 2)]])
     with pytest.raises(NoMeasurement, match="no stream has two arrivals while all decode; give more --tokens"):
         inter_token([sparse, [Arrival(0.4, 1), Arrival(1.4, 2)]])
+
+
+def test_ratios_of_fours_do_not_see_an_even_drift():
+    plain, other = [], []
+    rate = 1000.0
+    for _ in range(5):
+        for values, share in ((plain, 1.0), (other, 0.9), (other, 0.9), (plain, 1.0)):
+            values.append(rate * share)
+            rate *= 0.97
+    assert fours(plain, other) == pytest.approx([0.9] * 5)

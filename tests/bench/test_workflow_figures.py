@@ -55,6 +55,13 @@ def test_each_measure_is_a_ratio_of_exact_by_reuse_and_each_peer_has_its_wall():
     assert all(figure.bar is None for figure in found.values()), "bars are for sizes of their own"
 
 
+def test_prompts_that_became_other_tokens_are_said():
+    slow = run(recording(), "slow", 0, 100.0)
+    longer = replace(slow, calls=tuple(replace(call, visible=2 * call.visible) for call in slow.calls))
+    found = [figure.what for figure in all_figures(Journal.of([*measured(3), longer]))]
+    assert "team: wall, slow / REUSE, its prompts as text, +100.0% tokens" in found
+
+
 def test_the_bar_of_peers_holds_for_the_fastest():
     team = replace(recording(), workflow="rag-team", sizes=dict(SIZES["rag-team"]))
     assert bars(replace(team, sizes={**team.sizes, "agents": 2})) == {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pavane.cache import Change, Costs, GraphCache, Member, NeverFitsError, Node, Span, Tier, audit, cut
+from pavane.cache import Change, Costs, GraphCache, Keep, Member, NeverFitsError, Node, Span, Tier, audit, cut
 from pavane.cache.costs import TRY_AGAIN
 from pavane.cache.slots import Extent, length_of
 
@@ -369,6 +369,35 @@ def test_a_message_stays_known_while_its_copy_does() -> None:
     assert len(taken.drops) == len(taken.leaving) == 1, "the older one made room"
     assert not again.node.attached
     audit(cache)
+
+
+def evicted(cache: GraphCache, tier: Tier, tokens: list[int], level: Keep) -> Span:
+    """A text that is kept at `level`, encoded and evicted."""
+    span = cache.extend(cache.position("", [], 0).node, tokens)
+    cache.retain(span, level)
+    assert cache.acquire([span], "call")
+    cache.fill(span.node, len(tokens))
+    cache.abandon([span], "call")
+    cache.evict(40)
+    tier.take()
+    return span
+
+
+def test_below_too_goes_first_what_is_kept_for_least() -> None:
+    tier = Tier(3, PAGE, Costs(1, bytes_per_s=1e9))
+    cache = GraphCache(40, tier=tier)
+    soon, held, idle = (
+        evicted(cache, tier, [i] * 4, level) for i, level in enumerate((Keep.SOON, Keep.HELD, Keep.IDLE), 3)
+    )
+    later = evicted(cache, tier, [6] * 4, Keep.LATER)
+    assert [span.node.covered for span in (soon, held, idle, later)] == [True, True, False, True]
+    cache.regrade(soon, Keep.SOON, Keep.IDLE)
+    audit(cache, [(soon, Keep.IDLE), (held, Keep.HELD), (idle, Keep.IDLE), (later, Keep.LATER)])
+    last = evicted(cache, tier, [7] * 4, Keep.HELD)
+    assert [span.node.covered for span in (soon, held, later, last)] == [False, True, True, True], "it has become less"
+    assert not evicted(cache, tier, [8] * 4, Keep.IDLE).node.covered, "all that is there is kept for more"
+    evicted(cache, tier, [9] * 4, Keep.HELD)
+    assert not held.node.covered, "of a level what was used longest ago"
 
 
 def test_nothing_is_moved_that_is_sooner_encoded() -> None:

@@ -10,7 +10,7 @@ from support.harness import FakeRunner, Harness, decode, prefill
 from pavane.scheduler.estimates import DECODED, Estimates
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec
-from pavane.scheduler.tenants import REMEMBERED, Tenant, TenantLimits, Tenants
+from pavane.scheduler.tenants import PLENTY, REMEMBERED, Tenant, TenantLimits, Tenants
 from pavane.scheduler.yielding import CLEARLY
 
 
@@ -157,6 +157,20 @@ def test_what_a_tenant_saves_up_and_owes_is_bounded() -> None:
     assert tenants.seconds(5000.0 + 2600.0) == pytest.approx(1.0 + 5.0, rel=0.01), "what it was at first, and since"
 
 
+def test_who_asks_for_far_more_than_a_burst_has_saved_nothing() -> None:
+    tenants = Tenants(burst=100.0)
+    a, b = (tenants.get(name) for name in "ab")
+    for tenant in (a, b):
+        tenant.waiting = 1
+        tenants.moved(tenant)
+    tenants.serve({a: 50.0, b: 50.0}, 1.0)
+    assert tenants.even - a.service == tenants.even - b.service == 100 - 50 + 50
+    a.asked, b.asked = (PLENTY + 0.5) * 100, (PLENTY + 1) * 100
+    tenants.serve({a: 10.0, b: 10.0}, 1.0)
+    assert tenants.even - a.service == pytest.approx(50.0), "a part of it is left"
+    assert tenants.even - b.service == pytest.approx(0.0)
+
+
 def test_within_their_share_tenants_go_by_what_is_due_and_not_by_priority() -> None:
     tenants = Tenants(burst=1e6)
     h = harness(tenants=tenants)
@@ -216,7 +230,7 @@ def test_all_work_is_unlinked_in_the_end() -> None:
     h = harness(max_running=3)
     submit(h, "w", *(decode(f"a{i}", [3, i + 4], max_tokens=5) for i in range(5)))
     workflow = h.scheduler.graph.workflow("", "w")
-    assert workflow.work > 0
+    assert workflow.tenant.asked == workflow.work > 0
     h.run()
-    assert workflow.work == pytest.approx(0.0, abs=1e-6)
+    assert (workflow.work, workflow.tenant.asked) == pytest.approx((0.0, 0.0), abs=1e-6)
     assert workflow.tenant.unfinished == 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from array import array
+
 import pytest
 
 from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.spec import DecodeSpec, Ended, Failure, Outcome, Restarted, State, StateChanged, TokensAdded
+from pavane.server.convert import outcome_message
+from pavane.server.ends import message_of
 from pavane.server.journal import Journal
-from pavane.server.text.tokenizer import Tokenizer
+from pavane.server.text.tokenizer import PIECE, Tokenizer
 
 WHY = Failure("NOTHING_ALLOWED", "call 'a' finds no token", ("a",))
 
@@ -58,3 +63,33 @@ def test_of_an_ended_call_only_the_end_is_told(tokenizer: Tokenizer, said: tuple
     (ended,) = journal.read(0)
     assert ended.done.attempts == 3
     assert list(ended.done.tokens) == list(said[0].tokens)
+
+
+async def test_a_long_end_is_told_beside_the_loop(tokenizer: Tokenizer) -> None:
+    tokens = array("i", tokenizer.encode("red STOP blue é " * PIECE, special=False))
+    outcome = Outcome("a", State.DONE, tokens=tokens, content=(0, 0))
+    journal = Journal(tokenizer)
+    journal.expect("a", None)
+    journal.record([Ended("a", outcome)])
+    assert journal.has_ended("a")
+    reader = asyncio.create_task(journal.prepare(0, ["a"]))
+    turns = 0
+    while not reader.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 2, "the loop went on"
+    (told,) = journal.read(0)
+    assert told is journal.ended("a")
+    assert told.done == outcome_message(outcome, tokenizer)
+    assert told.done.text == "red STOP blue é " * PIECE
+    assert list(told.done.tokens) == tokens.tolist()
+    assert (await message_of(outcome, tokenizer)) == told.done
+
+
+def test_a_long_end_can_be_told_at_once(tokenizer: Tokenizer) -> None:
+    tokens = array("i", [1000]) * (PIECE + 1)
+    journal = Journal(tokenizer)
+    journal.expect("a", None)
+    journal.record([Ended("a", Outcome("a", State.FAILED, tokens=tokens, failure=WHY))])
+    (told,) = journal.read(0)
+    assert (told.failed.error.reason, len(told.failed.tokens)) == (WHY.reason, len(tokens))

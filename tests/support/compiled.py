@@ -20,11 +20,13 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import KernelInterface
 
+from pavane.kernels.gpu.edits import Edits
 from pavane.kernels.gpu.ops import Rotations, Wishes
 from pavane.kernels.gpu.ops_triton import TritonOps
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HEADS, KV_HEADS, DIM, HIDDEN, INNER, VOCABULARY = 32, 8, 128, 4096, 14336, 128256
+WORDS = VOCABULARY // 32
 
 
 class Hopper:
@@ -49,11 +51,14 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name.lower(): int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
 
 
-def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype) -> None:
-    def ints(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=torch.int32)
+def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> None:
+    def ints(count: int) -> torch.Tensor:
+        """A part of a larger array: it begins anywhere, as n has it."""
+        return torch.zeros(n + count, dtype=torch.int32)[n:]
 
-    n = 4
+    def values(kind: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.zeros(2 * n, dtype=kind)[n:]
+
     table = Rotations(torch.zeros(8, DIM // 2), torch.zeros(8, DIM // 2), 1000)
     qkv = torch.zeros(n, HEADS + 2 * KV_HEADS, DIM, dtype=dtype)
     q, k, v = qkv.split([HEADS, KV_HEADS, KV_HEADS], dim=1)
@@ -62,18 +67,21 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype) -> None:
     ops.rotate_queries(q, ints(n), ints(n), table, torch.zeros(n, HEADS, DIM, dtype=dtype))
     if cache is dtype:
         ops.gather_rotated(keys, keys, ints(n), ints(n), table, keys, keys)
-    ops.expand_extents(ints(1000, 2), ints(1001), ints(n))
-    for shares in (None, torch.zeros(n)):
+    ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
+    for shares in (None, values()):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
     x = torch.zeros(n, HIDDEN, dtype=dtype)
     ops.add_rms_norm(x, x, x[0], 1e-5)
     ops.rms_norm(x, x[0], 1e-5)
     ops.rms_norm(k, x[0, :DIM], 1e-5)
     ops.silu_mul(torch.zeros(n, 2 * INNER, dtype=dtype))
-    numbers = torch.zeros(n)
-    longs = torch.zeros(n, dtype=torch.int64)
-    wishes = Wishes(ints(n), numbers, numbers, ints(n), numbers, longs, longs)
-    ops.sample(torch.zeros(n, VOCABULARY), wishes)
+    wishes = Wishes(ints(n), values(), values(), ints(n), values(), values(torch.int64), values(torch.int64))
+    logits = torch.zeros(n, VOCABULARY)
+    ops.sample(logits, wishes)
+    edits = Edits(
+        ints(n), values(), ints(n + 1), ints(n), ints(n + 1), ints(n), values(), ints(n), ints(n * WORDS).view(n, -1)
+    )
+    ops.sample(logits, wishes, edits)
 
 
 def main() -> None:
@@ -83,18 +91,16 @@ def main() -> None:
         def compile_only(*args: object, **options: object) -> None:
             kernel = self.run(*args, grid=grid, warmup=True, **options)
             wide = len(re.findall(r"\.global\.(?:L1::\S+\.)?(?:v4\.b32|v2\.b64|v8\.b16)", kernel.asm["ptx"]))
-            made.append({"kernel": self.__name__, "wide": wide, **resources(kernel.asm["cubin"])})
+            made.append({"kernel": self.__name__, "hash": kernel.hash, "wide": wide, **resources(kernel.asm["cubin"])})
 
         return compile_only
 
     KernelInterface.__getitem__ = compiled
     driver.set_active(Hopper())
-    for dtype, cache in ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float8_e4m3fn), (torch.float32,) * 2):
-        first = len(made)
-        launches(TritonOps(), dtype, cache)
-        for each in made[first:]:
-            each["dtypes"] = f"{dtype} {cache}".replace("torch.", "")
-    json.dump(made, sys.stdout)
+    for cache in (torch.bfloat16, torch.float8_e4m3fn):
+        for n in (4, 1, 5, 16):
+            launches(TritonOps(), torch.bfloat16, cache, n)
+    json.dump(list({each["hash"]: each for each in made}.values()), sys.stdout)
 
 
 if __name__ == "__main__":

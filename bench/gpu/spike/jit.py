@@ -24,7 +24,7 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
         began = time.perf_counter()
         launch = pool.launch(backend, ragged=ragged)
         launch.plan([2], [64])
-        launch.run(q, *results(q))
+        launch.run(q, pool.k[0], pool.v[0], *results(q))
         synchronise(subject.card.device)
         yield Measured(row.what, time.perf_counter() - began)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pavane.bench.gpu.subject import Subject
+from pavane.bench.gpu.timing import seconds
 
 WORKSPACE = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A layer's keys and values of random numbers, [slots, kv_heads, head_dim] each, and what reads them."""
+    """Keys and values of random numbers, [layers, slots, kv_heads, head_dim] each, and what reads them. With more than
+    one layer they are more than a cache holds, as in a model, where a layer's are not read again soon."""
 
     subject: Subject
     k: torch.Tensor
@@ -23,9 +25,9 @@ class Pool:
     workspace: torch.Tensor
 
     @classmethod
-    def of(cls, subject: Subject, slots: int) -> Pool:
+    def of(cls, subject: Subject, slots: int, layers: int = 1) -> Pool:
         config, device = subject.sizes.config, subject.card.device
-        shape = (slots, config.num_kv_heads, config.head_dim)
+        shape = (layers, slots, config.num_kv_heads, config.head_dim)
         k, v = (torch.randn(shape, device=device).to(torch.bfloat16) for _ in range(2))
         workspace = torch.zeros(1 << 20 if subject.card.small else WORKSPACE, dtype=torch.uint8, device=device)
         return cls(subject, k, v, workspace)
@@ -40,7 +42,16 @@ class Pool:
 
     def key_bytes(self) -> int:
         """K and V of one token in this layer."""
-        return 2 * self.k[0].nbytes
+        return 2 * self.k[0, 0].nbytes
+
+    def seconds(self, layer: Callable[[torch.Tensor, torch.Tensor], object]) -> float:
+        """Of one layer; called with K and V of each in turn."""
+
+        def layers() -> None:
+            for k, v in zip(self.k, self.v, strict=True):
+                layer(k, v)
+
+        return seconds(self.device, layers) / len(self.k)
 
     def launch(self, backend: str, *, ragged: bool = False, **options: Any) -> Launch:
         library = self.subject.flashinfer()
@@ -86,12 +97,12 @@ class Launch:
     def run(
         self,
         q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
         out: torch.Tensor,
         lse: torch.Tensor,
-        kv: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        """q, out [rows of all pieces, heads, head_dim], lse float32 [rows, heads]; `kv` instead of the pool's."""
-        k, v = kv or (self.pool.k, self.pool.v)
+        """q, out [rows of all pieces, heads, head_dim], lse float32 [rows, heads]; k, v of a layer, or side by side."""
         given: Any = (k, v) if self._ragged else ((k.unsqueeze(1), v.unsqueeze(1)),)
         self._wrapper.run(q, *given, out=out, lse=lse, return_lse=True)
 

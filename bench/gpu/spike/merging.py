@@ -10,7 +10,6 @@ from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, Section
 from pavane.bench.gpu.spike.launch import Pool, results
 from pavane.bench.gpu.subject import Subject
-from pavane.bench.gpu.timing import seconds
 from pavane.kernels.gpu.ops import Ops, Rotations
 from pavane.kernels.rope import RopeTable, rope_frequencies
 
@@ -21,8 +20,8 @@ COST = {rows: Row(f"one more merge of each of {rows} rows: keys that are read in
 def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     bandwidth, _ = subject.card.rates()
     ops, counts = subject.ops(), (1, 2, 4, 8, 16)
-    length = 64 if subject.card.small else 2048
-    pool = Pool.of(subject, length)
+    length, layers = (64, 2) if subject.card.small else (2048, 32)
+    pool = Pool.of(subject, length, layers)
     for rows in ROWS:
         taken = {parts: _layer(pool, ops, rows, length, parts) for parts in counts}
         notes.data[f"{rows} rows, seconds by parts"] = taken
@@ -49,13 +48,13 @@ def _layer(pool: Pool, ops: Ops, rows: int, length: int, parts: int) -> float:
     order = by_row(rows, parts, device)
     angles = torch.randint(config.max_position // 2, (rows * parts,), dtype=torch.int32, device=device)
 
-    def layer() -> None:
+    def layer(k: torch.Tensor, v: torch.Tensor) -> None:
         ops.rotate_queries(q, pair_rows, angles, table, pairs)
-        launch.run(pairs, out, lse)
+        launch.run(pairs, k, v, out, lse)
         if parts > 1:
             ops.merge(out, lse, indptr, order, merged)
 
-    return seconds(device, layer)
+    return pool.seconds(layer)
 
 
 def by_row(rows: int, segments: int, device: torch.device) -> torch.Tensor:

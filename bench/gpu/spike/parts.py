@@ -21,7 +21,7 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     length, rows = (64, 3) if subject.card.small else (8192, 16)
     pool = Pool.of(subject, length)
     q = pool.queries(rows)
-    exact = _dense(q, pool.k, pool.v)
+    exact = _dense(q, pool.k[0], pool.v[0])
     for count in COUNTS:
         yield Measured(BFLOAT16[count].what, _error(pool, q, exact, count, torch.bfloat16))
     for count in COUNTS:  # FlashInfer may refuse this: then these are the rows that fail
@@ -29,12 +29,12 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
 
 
 def _error(pool: Pool, q: torch.Tensor, exact: torch.Tensor, count: int, dtype: torch.dtype) -> float:
-    rows, length = len(q), len(pool.k)
+    rows, length = len(q), len(pool.k[0])
     launch = pool.launch("fa2")
     launch.plan([rows] * count, [length // count] * count, parts=dtype)
     queries = q.repeat(count, 1, 1)
     out, lse = results(queries, dtype)
-    launch.run(queries, out, lse)
+    launch.run(queries, pool.k[0], pool.v[0], out, lse)
     merged = torch.empty_like(q)
     indptr = torch.arange(0, rows * count + 1, count, dtype=torch.int32, device=pool.device)
     pool.subject.ops().merge(out, lse, indptr, by_row(rows, count, pool.device), merged)

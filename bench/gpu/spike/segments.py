@@ -8,7 +8,6 @@ from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, Section
 from pavane.bench.gpu.spike.launch import Pool, cut, results
 from pavane.bench.gpu.subject import Subject
-from pavane.bench.gpu.timing import seconds
 
 ROWS = (1, 4, 16, 64)
 PIECES = (128, 256, 512, 1024, 2048, 8192)
@@ -37,7 +36,7 @@ def _layer(pool: Pool, rows: int, length: int, segments: int, piece: int) -> flo
     launch.plan([rows] * len(keys), keys)
     q = pool.queries(rows * len(keys))
     out, lse = results(q)
-    return seconds(pool.device, lambda: launch.run(q, out, lse))
+    return pool.seconds(lambda k, v: launch.run(q, k, v, out, lse))
 
 
 SECTION = Section("segments", (*BEST.values(), *SHARE.values()), 15, measure)

@@ -14,7 +14,7 @@ from pavane.bench.gpu.timing import seconds
 from pavane.kernels.gpu.ops import Wishes
 
 NAMES = ("store_kv", "rotate_queries", "merge, 4 parts", "add_rms_norm", "silu_mul", "gather_rotated")
-MANY, FEW = 4096, 64
+MANY, FEW = 32_768, 64  # MANY: more bytes than a cache holds
 LARGE = {name: Row(f"{name}, {MANY} rows / time of its bytes") for name in NAMES}
 SMALL = {name: Row(f"{name}, {FEW} rows: us") for name in NAMES}
 DRAW = {rows: Row(f"sample, {rows} rows, top-k 50 and top-p 0.9: us") for rows in (1, FEW)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from pavane.kernels.gpu.fused.draw import draw
-from pavane.kernels.gpu.fused.jit import kernel
+from pavane.kernels.gpu.fused.jit import kernel, launched
 from pavane.kernels.gpu.fused.noise import uniform
 
 
@@ -29,7 +29,9 @@ def class_peaks(logits: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> tl.t
     return peaks, places, mass
 
 
-@kernel
+@launched(
+    anywhere=["forced", "temperature", "top_k", "top_p", "min_p", "seeds", "counters"],
+)
 def choose_kernel(
     logits: tl.tensor,
     size: tl.tensor,
@@ -44,9 +46,12 @@ def choose_kernel(
     ids: tl.tensor,
     tokens: tl.tensor,
     logprobs: tl.tensor,
+    own: tl.tensor,
     BLOCK: tl.constexpr,
+    EDITED: tl.constexpr,
 ) -> None:
-    """One row; -1 and -inf if its highest logit is not finite. `weights`, `ids`: scratch as large as the logits."""
+    """One row; see Ops.sample. `weights`, `ids`: scratch as large as the logits. With
+    EDITED log-probabilities are those of `own`, the logits as they came."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * size
     peaks, places, mass = class_peaks(logits, size, BLOCK)
@@ -66,6 +71,16 @@ def choose_kernel(
                 weights += row * size
                 ids += row * size
                 token = draw(logits, size, peak, peaks, heat, k, p, floor, noise, weights, ids, BLOCK)
-        worth = (tl.load(logits + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+        if not EDITED:
+            worth = (tl.load(logits + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+    if EDITED:
+        own += row * size
+        peaks, places, mass = class_peaks(own, size, BLOCK)
+        peak = tl.max(peaks, axis=0)
+        if (tl.abs(peak) < float("inf")) & (token >= 0):
+            total = tl.sum(mass * tl.exp(peaks - peak).to(tl.float64), axis=0)
+            worth = (tl.load(own + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+    if (token < 0) & (peak == float("inf")):
+        worth = float("nan")
     tl.store(tokens + row, token)
     tl.store(logprobs + row, worth)

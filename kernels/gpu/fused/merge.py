@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from pavane.kernels.gpu.fused.jit import kernel
+from pavane.kernels.gpu.fused.jit import launched
 
 
-@kernel
+@launched(anywhere=["lse", "indptr", "order", "shares"])
 def merge_kernel(
     parts: tl.tensor,
     lse: tl.tensor,

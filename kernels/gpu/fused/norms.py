@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from pavane.kernels.gpu.fused.jit import kernel
+from pavane.kernels.gpu.fused.jit import launched
 
 
-@kernel
+@launched(counts=["count"])
 def rms_norm_kernel(
     x: tl.tensor,
     row_stride: tl.tensor,
@@ -38,7 +38,7 @@ def rms_norm_kernel(
     tl.store(out + row * SIZE + i, (value * inverse[:, None] * w).to(out.dtype.element_ty), mask=inside)
 
 
-@kernel
+@launched()
 def silu_mul_kernel(gate_up: tl.tensor, out: tl.tensor, SIZE: tl.constexpr, BLOCK: tl.constexpr) -> None:
     """A block of one row: silu(gate) * up, where gate and up lie side by side."""
     row = tl.program_id(0).to(tl.int64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from pavane.kernels.gpu.fused.jit import kernel
+from pavane.kernels.gpu.fused.jit import kernel, launched
 
 
 @kernel
@@ -23,7 +23,7 @@ def quantised(x: tl.tensor, scale: tl.tensor, LARGEST: tl.constexpr) -> tl.tenso
     return tl.minimum(tl.maximum(tl.div_rn(x, scale + tl.zeros_like(x)), -LARGEST), LARGEST)
 
 
-@kernel
+@launched(anywhere=["positions", "slots"])
 def store_kv_kernel(
     k: tl.tensor,
     v: tl.tensor,
@@ -69,7 +69,7 @@ def store_kv_kernel(
     tl.store(v_cache + at + HALF, second.to(v_cache.dtype.element_ty), mask=inside)
 
 
-@kernel
+@launched(counts=["count"], anywhere=["rows", "angles"])
 def rotate_heads_kernel(
     x: tl.tensor,
     row_stride: tl.tensor,
@@ -110,21 +110,21 @@ def rotate_heads_kernel(
         tl.store(copy + at + HALF, tl.load(copied + source + HALF, mask=inside, other=0.0), mask=inside)
 
 
-@kernel
+@launched(counts=["count", "rounds", "capacity"], anywhere=["extents", "starts", "out"])
 def expand_extents_kernel(
     extents: tl.tensor,
     starts: tl.tensor,
     count: tl.tensor,
     out: tl.tensor,
     capacity: tl.tensor,
-    ROUNDS: tl.constexpr,
+    rounds: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
     """out[i] = the slot of key i, 0 beyond the last: by bisection for the last extent that begins at or before it."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     low = tl.zeros([BLOCK], dtype=tl.int32)
     high = tl.zeros([BLOCK], dtype=tl.int32) + count
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         middle = (low + high) // 2
         later = tl.load(starts + middle) > i
         high = tl.where(later, middle, high)
