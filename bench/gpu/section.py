@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from pavane.bench.gpu.rows import Line, Measured, Row, State
 
 T = TypeVar("T")
@@ -96,8 +98,9 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
     state: State = "not run"
     reason = "the section ended without it"
     try:
-        for measured in section.measure(subject, notes):
-            found[measured.what] = measured
+        with torch.inference_mode():  # as runners work: their tensors cannot be written to elsewhere
+            for measured in section.measure(subject, notes):
+                found[measured.what] = measured
     except NotHere as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 (whatever it was is reported, and the others go on)
@@ -106,13 +109,13 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
     if unknown := found.keys() - {row.what for row in section.rows}:
         raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
     for row in section.rows:
-        measured = found.get(row.what)
-        if measured is None:
+        figure = found.get(row.what)
+        if figure is None:
             outcome.lines.append(Line(section.name, row, state, reason=reason))
-        elif not math.isfinite(measured.value):
-            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {measured.value}"))
+        elif not math.isfinite(figure.value):
+            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {figure.value}"))
         else:
-            outcome.lines.append(Line(section.name, row, "measured", measured))
+            outcome.lines.append(Line(section.name, row, "measured", figure))
     outcome.data[section.name] = notes.data
 
 

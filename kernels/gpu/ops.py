@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from pavane.kernels.gpu.edits import Edits, torch_edit
 from pavane.kernels.gpu.torch_sample import torch_sample
 from pavane.kernels.rope import RopeTable
 
@@ -28,7 +29,7 @@ class Rotations(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """How each row's token is chosen; all [rows], as the fields of `kernels.batch.Samples`, without edits."""
+    """How each row's token is chosen; all [rows], as the fields of `kernels.batch.Samples`."""
 
     forced: torch.Tensor  # int32; token to take, or NO_TOKEN
     temperature: torch.Tensor  # float32; 0 = greedy
@@ -95,10 +96,12 @@ class Ops(Protocol):
         """silu(gate) * up for gate_up [n, 2 * inner] = gate beside up; [n, inner]."""
         ...
 
-    def sample(self, logits: torch.Tensor, wishes: Wishes) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens int32 [n], logprobs float32 [n]) of logits float32 [n, vocabulary], as `kernels.sampling.sample`
-        without edits: the same noise to the bit, and the same token but where rounding decides. A row whose highest
-        logit is not finite gets NO_TOKEN and -inf."""
+    def sample(
+        self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens int32 [n], logprobs float32 [n]) of logits float32 [n, vocabulary], as `kernels.sampling.sample`: the
+        same noise to the bit, and the same token but where rounding decides; NO_TOKEN where there is none to take. Not
+        for a captured graph if there are edits, whose number is no shape."""
         ...
 
 
@@ -163,8 +166,14 @@ class TorchOps:
         gate, up = gate_up.float().chunk(2, dim=1)
         return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
 
-    def sample(self, logits: torch.Tensor, wishes: Wishes) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch_sample(logits, *wishes)
+    def sample(
+        self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        edited = logits
+        if edits is not None:
+            edited = logits.clone()
+            torch_edit(edited, edits)
+        return torch_sample(edited, *wishes, own=logits)
 
 
 def _rotate(x: torch.Tensor, angles: torch.Tensor, table: Rotations) -> torch.Tensor:

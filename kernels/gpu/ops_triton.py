@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from pavane.kernels.gpu.edits import Edits
 from pavane.kernels.gpu.fused.choose import choose_kernel
+from pavane.kernels.gpu.fused.edit import edit_kernel
 from pavane.kernels.gpu.fused.jit import power_of_two
 from pavane.kernels.gpu.fused.merge import merge_kernel
 from pavane.kernels.gpu.fused.norms import rms_norm_kernel, silu_mul_kernel
@@ -80,14 +82,23 @@ class TritonOps:
         silu_mul_kernel[(rows, -(-size // GATED_AT_ONCE))](gate_up, out, SIZE=size, BLOCK=GATED_AT_ONCE)
         return out
 
-    def sample(self, logits: torch.Tensor, wishes: Wishes) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, size = logits.shape
+        own = logits
+        if edits is not None:
+            logits = logits.clone()
+            edit_kernel[(len(edits.rows),)](
+                logits, size, *edits, edits.masks.shape[1], BLOCK=self._vocabulary_block, num_warps=16
+            )
         weights, ids = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.int32)
         tokens = torch.empty(rows, dtype=torch.int32, device=logits.device)
         logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
         choose_kernel[(rows,)](
             logits, size, wishes.forced, wishes.temperature, wishes.top_k, wishes.top_p, wishes.min_p, wishes.seeds,
-            wishes.counters, weights, ids, tokens, logprobs, BLOCK=self._vocabulary_block, num_warps=16,
+            wishes.counters, weights, ids, tokens, logprobs, own, BLOCK=self._vocabulary_block,
+            EDITED=edits is not None, num_warps=16,
         )  # fmt: skip
         return tokens, logprobs
 

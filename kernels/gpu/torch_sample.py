@@ -42,8 +42,9 @@ def torch_sample(
     min_p: torch.Tensor,
     seeds: torch.Tensor,
     counters: torch.Tensor,
+    own: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See Ops.sample."""
+    """See Ops.sample; log-probabilities are those of the logits `own`."""
     peaks, likeliest = logits.max(dim=1)
     divisor = torch.where(temperature == 0, 1.0, temperature)
     weights = ((logits - peaks[:, None]) / divisor[:, None]).softmax(dim=1)
@@ -51,9 +52,12 @@ def torch_sample(
     chosen = torch.where(temperature == 0, likeliest, drawn)
     able = peaks.isfinite()
     chosen = torch.where(forced == NO_TOKEN, torch.where(able, chosen, NO_TOKEN), forced)
-    worth = logits.gather(1, chosen.clamp(min=0)[:, None])[:, 0].double() - peaks
-    worth = worth - (logits - peaks[:, None]).exp().sum(dim=1, dtype=torch.float64).log()
-    return chosen.int(), torch.where(able & (chosen != NO_TOKEN), worth, -torch.inf).float()
+    peaks = own.max(dim=1).values
+    worth = own.gather(1, chosen.clamp(min=0)[:, None])[:, 0].double() - peaks
+    worth = worth - (own - peaks[:, None]).exp().sum(dim=1, dtype=torch.float64).log()
+    none = chosen == NO_TOKEN
+    worth = torch.where(peaks.isfinite() & ~none, worth, -torch.inf)
+    return chosen.int(), torch.where(none & (peaks.isnan() | peaks.isposinf()), torch.nan, worth).float()
 
 
 def _draw(

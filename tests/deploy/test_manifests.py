@@ -106,6 +106,39 @@ def test_the_variables_are_settings_that_the_server_takes(documents: list[Docume
     assert config.host == "0.0.0.0"
 
 
+def test_the_arguments_are_flags_that_the_server_takes(documents: list[Document]) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, {})
+    command, *flags = server(documents)["args"]
+    assert command == "serve"
+    _, unknown = parser.parse_known_args(flags)
+    assert unknown in ([], ["--device", "cuda"])
+
+
+def test_what_is_served_is_what_the_job_fetches(documents: list[Document]) -> None:
+    (fetch,) = one(documents, "Job", "pavane-fetch-model")["spec"]["template"]["spec"]["containers"]
+    assert fetch["args"] == [variables(documents)["PAVANE_MODEL"]]
+    assert fetch["image"] == server(documents)["image"]
+
+
+def test_a_gpu_each() -> None:
+    documents = render(K8S / "overlays" / "gpu")
+    container, deployment = server(documents), one(documents, "Deployment")["spec"]
+    pod = deployment["template"]["spec"]
+    assert container["image"] == "pavane:cuda"
+    assert container["args"] == ["serve", "--device", "cuda"]
+    for amounts in container["resources"].values():
+        assert amounts["nvidia.com/gpu"] == "1"
+    assert [taint["key"] for taint in pod["tolerations"]] == ["nvidia.com/gpu"]
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+    assert "emptyDir" in mounts["/tmp"], "for what Triton compiles"
+    assert "persistentVolumeClaim" in mounts["/models"]
+
+
 def test_probes_ports_and_patience(documents: list[Document]) -> None:
     container, defaults = server(documents), ServerConfig()
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

@@ -61,7 +61,7 @@ class Captured:
             self.graph.replay()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / 20 / len(pool.k)
+        return float(begin.elapsed_time(end)) / 1e3 / 20 / len(pool.k)
 
 
 def padded(rows: int, keys: list[int], room: int) -> tuple[list[int], list[int]]:

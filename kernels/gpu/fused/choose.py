@@ -46,9 +46,12 @@ def choose_kernel(
     ids: tl.tensor,
     tokens: tl.tensor,
     logprobs: tl.tensor,
+    own: tl.tensor,
     BLOCK: tl.constexpr,
+    EDITED: tl.constexpr,
 ) -> None:
-    """One row; -1 and -inf if its highest logit is not finite. `weights`, `ids`: scratch as large as the logits."""
+    """One row; see Ops.sample. `weights`, `ids`: scratch as large as the logits. With
+    EDITED log-probabilities are those of `own`, the logits as they came."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * size
     peaks, places, mass = class_peaks(logits, size, BLOCK)
@@ -68,6 +71,16 @@ def choose_kernel(
                 weights += row * size
                 ids += row * size
                 token = draw(logits, size, peak, peaks, heat, k, p, floor, noise, weights, ids, BLOCK)
-        worth = (tl.load(logits + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+        if not EDITED:
+            worth = (tl.load(logits + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+    if EDITED:
+        own += row * size
+        peaks, places, mass = class_peaks(own, size, BLOCK)
+        peak = tl.max(peaks, axis=0)
+        if (tl.abs(peak) < float("inf")) & (token >= 0):
+            total = tl.sum(mass * tl.exp(peaks - peak).to(tl.float64), axis=0)
+            worth = (tl.load(own + token).to(tl.float64) - peak - tl.log(total)).to(tl.float32)
+    if (token < 0) & (peak == float("inf")):
+        worth = float("nan")
     tl.store(tokens + row, token)
     tl.store(logprobs + row, worth)

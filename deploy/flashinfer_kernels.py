@@ -1,0 +1,85 @@
+"""Compiles attention kernels of FlashInfer into a package flashinfer_jit_cache beside it, where it looks before it
+compiles for itself.
+
+python deploy/flashinfer_kernels.py [--list]
+
+With nvcc (CUDA_HOME) for the compute capabilities in FLASHINFER_CUDA_ARCH_LIST; no GPU is needed. FlashInfer's own way,
+`python -m flashinfer.aot`, wants a checkout of its sources and builds hundreds of kernels; these are those for bfloat16
+without windows and soft caps, by size of head: the tensor-core kernels of FA2, for all architectures, and for Hopper
+those of FA3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HEAD_DIMS = (64, 128, 256)
+HOPPER = "9."
+KERNELS = "kernels"
+
+
+def modules() -> Iterator[Any]:
+    """The JitSpec of each."""
+    import torch
+    from flashinfer.jit.attention import gen_batch_prefill_module
+
+    architectures = os.environ["FLASHINFER_CUDA_ARCH_LIST"].split()
+    backends = ["fa2", *(["fa3"] if any(one.startswith(HOPPER) for one in architectures) else [])]
+    for backend in backends:
+        for size in HEAD_DIMS:
+            yield gen_batch_prefill_module(
+                backend=backend,
+                dtype_q=torch.bfloat16,
+                dtype_kv=torch.bfloat16,
+                dtype_o=torch.bfloat16,
+                dtype_idx=torch.int32,
+                head_dim_qk=size,
+                head_dim_vo=size,
+                pos_encoding_mode=0,
+                use_sliding_window=False,
+                use_logits_soft_cap=False,
+                use_fp16_qk_reduction=False,
+            )
+
+
+def package_text(version: str) -> str:
+    """What FlashInfer asks such a package for. It takes one of its own version only."""
+    return (
+        '"""Kernels of FlashInfer, compiled for this image."""\n\n'
+        "from pathlib import Path\n\n"
+        f"__version__ = {version!r}\n\n\n"
+        "def get_jit_cache_dir() -> str:\n"
+        f"    return str(Path(__file__).with_name({KERNELS!r}))\n"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="names what would be compiled, and compiles nothing")
+    args = parser.parse_args()
+    if not os.environ.get("FLASHINFER_CUDA_ARCH_LIST"):
+        print("set FLASHINFER_CUDA_ARCH_LIST, e.g. to 9.0a (H100, H200), or several with spaces", file=sys.stderr)
+        return 2
+    specs = list(modules())
+    if args.list:
+        print(*(spec.name for spec in specs), sep="\n")
+        return 0
+    import flashinfer
+    from flashinfer.aot import copy_built_kernels
+    from flashinfer.jit import build_jit_specs
+
+    build_jit_specs(specs, verbose=True, skip_prebuilt=False)
+    package = Path(flashinfer.__file__).parents[1] / "flashinfer_jit_cache"
+    copy_built_kernels(specs, package / KERNELS)
+    (package / "__init__.py").write_text(package_text(flashinfer.__version__))
+    print(f"{len(specs)} kernels in {package}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
