@@ -185,11 +185,10 @@ class GraphCache:
                     self._trees.prune(node)
 
     def fill(self, node: Node, count: int) -> int:
-        """The next `count` tokens of `node` are written by the step being planned. Returns how many of them never were
-        before."""
+        """The next `count` tokens of `node`, which have slots, are written by the step being planned. Returns how many
+        of them never were before."""
         filled, length = node.filled + count, len(node.tokens)
         assert filled <= length
-        assert filled <= length_of(node.extents or [])
         node.filled = filled
         first = min(count, filled - node.known)
         if first > 0:

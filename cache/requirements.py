@@ -42,8 +42,9 @@ def inputs_first(wanted: Node, seen: set[Node], missing: Callable[[Node], bool])
             seen.add(node)
             stack.append((node, True))
             if missing(node):
-                inputs = inputs_of(Span(node, node.lo))
-                stack.extend((n, False) for span in inputs for n in span.nodes() if n not in seen)
+                for span in inputs_of(Span(node, node.lo)):
+                    if span.lo != span.node.lo or span.node not in seen:
+                        stack.extend([(n, False) for n in span.nodes() if n not in seen])
     return out
 
 

@@ -117,7 +117,10 @@ def _class(length: int) -> int:
 
 
 def length_of(extents: list[Extent]) -> int:
-    return extents[0].length if len(extents) == 1 else sum([extent.length for extent in extents])
+    total = 0
+    for _, length in extents:
+        total += length
+    return total
 
 
 def cut(extents: list[Extent], count: int) -> tuple[list[Extent], list[Extent]]:

@@ -22,7 +22,7 @@ from pavane.clients.errors import WorkflowClosed
 from pavane.clients.results import ServerInfo, server_info
 from pavane.clients.retry import RetryPolicy
 from pavane.clients.security import TLS, check_api_key
-from pavane.clients.transport import NEVER, Option, Transport, check_namespace
+from pavane.clients.transport import NEVER, Headers, Option, Transport, check_namespace
 from pavane.clients.workflow import Workflow
 from pavane.protos.v1 import pavane_pb2 as pb
 
@@ -35,6 +35,10 @@ class Client:
     `api_key`: as `pavane keys new` printed it; it implies the namespace, `namespace` names another that is granted.
     `timeout` is in seconds and limits one attempt of one request, never a call (that is the call's own `timeout`).
     `linger`, in seconds, gathers calls for one Submit for so long instead of for one turn of the event loop.
+    `headers` is called for every request and returns more metadata: `x-request-id`, which the server's log then names,
+    or a `traceparent`, whose trace the server's spans continue (with OpenTelemetry: a function that gives a dict to
+    `propagate.inject` and returns it). It runs in the context that sends: calls are gathered, and those of one Submit
+    share one.
     `options` are gRPC channel options that go before the client's own.
     """
 
@@ -48,6 +52,7 @@ class Client:
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         linger: float = 0.0,
+        headers: Headers | None = None,
         options: Sequence[Option] = (),
     ) -> None:
         self.target = target
@@ -57,6 +62,7 @@ class Client:
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
         self._linger = linger
+        self._headers = headers
         self._options = tuple(options)
         self._transport: Transport | None = None
         self._workflows: set[Workflow] = set()
@@ -70,6 +76,7 @@ class Client:
             self._options,
             tls=self._tls,
             api_key=self._api_key,
+            headers=self._headers,
         )
         return self
 

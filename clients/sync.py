@@ -25,7 +25,7 @@ from pavane.clients.results import Delta, Receipt, Result, ServerInfo
 from pavane.clients.retry import RetryPolicy
 from pavane.clients.score import Score
 from pavane.clients.security import TLS
-from pavane.clients.transport import Option
+from pavane.clients.transport import Headers, Option
 from pavane.clients.workflow import Workflow
 
 T = TypeVar("T")
@@ -217,6 +217,7 @@ class SyncClient:
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         linger: float = LINGER_S,
+        headers: Headers | None = None,
         options: Sequence[Option] = (),
     ) -> None:
         self._client = Client(
@@ -227,6 +228,7 @@ class SyncClient:
             timeout=timeout,
             retry=retry,
             linger=linger,
+            headers=headers,
             options=options,
         )
 

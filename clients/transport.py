@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound="Proto")
 A = TypeVar("A", bound="Proto")
 Option = tuple[str, Any]
+Headers = Callable[[], Mapping[str, str]]
 
 OPTIONS: tuple[Option, ...] = (
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -55,8 +56,10 @@ class Transport:
         *,
         tls: TLS | bool | None = None,
         api_key: str = "",
+        headers: Headers | None = None,
     ) -> None:
         self.retry = retry
+        self._headers = headers
         self._namespace = namespace
         self._timeout = timeout
         self._authorization = f"Bearer {api_key}" if api_key else ""
@@ -119,7 +122,8 @@ class Transport:
             ("pavane-workflow-id", workflow),
             ("authorization", self._authorization),
         )
-        return tuple((key, value) for key, value in pairs if value)
+        more = self._headers() if self._headers is not None else {}
+        return (*((key, value) for key, value in pairs if value), *more.items())
 
 
 def check_namespace(namespace: str) -> str:

@@ -1,4 +1,5 @@
-"""Compiles the attention kernels of FlashInfer into its package, where it looks before it compiles for itself.
+"""Compiles attention kernels of FlashInfer into a package flashinfer_jit_cache beside it, where it looks before it
+compiles for itself.
 
 python deploy/flashinfer_kernels.py [--list]
 
@@ -14,10 +15,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 HEAD_DIMS = (64, 128, 256)
 HOPPER = "9."
+KERNELS = "kernels"
 
 
 def modules() -> Iterator[Any]:
@@ -44,6 +47,17 @@ def modules() -> Iterator[Any]:
             )
 
 
+def package_text(version: str) -> str:
+    """What FlashInfer asks such a package for. It takes one of its own version only."""
+    return (
+        '"""Kernels of FlashInfer, compiled for this image."""\n\n'
+        "from pathlib import Path\n\n"
+        f"__version__ = {version!r}\n\n\n"
+        "def get_jit_cache_dir() -> str:\n"
+        f"    return str(Path(__file__).with_name({KERNELS!r}))\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="names what would be compiled, and compiles nothing")
@@ -55,13 +69,15 @@ def main() -> int:
     if args.list:
         print(*(spec.name for spec in specs), sep="\n")
         return 0
+    import flashinfer
     from flashinfer.aot import copy_built_kernels
     from flashinfer.jit import build_jit_specs
-    from flashinfer.jit import env as places
 
     build_jit_specs(specs, verbose=True, skip_prebuilt=False)
-    copy_built_kernels(specs, places.FLASHINFER_AOT_DIR)
-    print(f"{len(specs)} kernels in {places.FLASHINFER_AOT_DIR}")
+    package = Path(flashinfer.__file__).parents[1] / "flashinfer_jit_cache"
+    copy_built_kernels(specs, package / KERNELS)
+    (package / "__init__.py").write_text(package_text(flashinfer.__version__))
+    print(f"{len(specs)} kernels in {package}")
     return 0
 
 

@@ -104,23 +104,29 @@ class BatchMaker:
         tokens, extents = array("i"), array("i")
         counts, rows, begins = array("i"), array("i"), array("i")
         n = 0
-        for item in step.items:
+        for item, each in zip(step.items, reads, strict=True):
             tail, lo, hi = item.tail, item.lo, item.hi
             item.first_row = n
             begins.append(tail.context.start + lo)
-            own = tail.extents
-            if hi - lo == 1 and own is not None and len(own) == 1 and lo >= tail.lo and not watched:  # nearly always
-                n += 1
-                rows.append(1)
-                counts.append(2)
-                tokens.append(tail.tokens[lo - tail.lo])
-                extents.append(own[0][0])
-                extents.append(hi - tail.lo)
-                continue
             n += hi - lo
             rows.append(hi - lo)
             size = len(extents)
-            begin = item.call.span.lo if watched and id(item) in watched and item.call.span is not None else lo
+            if hi - lo == 1 and lo >= tail.lo and not watched:  # nearly always
+                left = hi - tail.lo
+                tokens.append(tail.tokens[left - 1])
+                extents += each.head
+                for start, length in tail.extents or ():
+                    extents.append(start)
+                    if length >= left:
+                        extents.append(left)
+                        break
+                    extents.append(length)
+                    left -= length
+                counts.append(len(extents) - size)
+                continue
+            begin = min(lo, each.begin)
+            if watched and id(item) in watched and item.call.span is not None:
+                begin = item.call.span.lo
             for node in (tail,) if begin >= tail.lo else path(tail, begin):
                 left = (hi if node is tail else node.hi) - node.lo
                 tokens += node.tokens[max(lo - node.lo, 0) : left]

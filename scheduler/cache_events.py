@@ -24,8 +24,8 @@ BRANCHES = 32  # of a path that are searched for a message
 @dataclass(frozen=True, slots=True)
 class CacheChange:
     """A run of `tokens` tokens. `message_id` is a message that it is or was part of, `workflow_id` its workflow, else
-    that of the call that computes the run; empty where not known. Of a decode nothing is told before its tokens are
-    final."""
+    that of the call that computes the run; empty where not known. Of a decode its known tokens are told when
+    they are stored, the others not before they are final."""
 
     sequence: int
     kind: Change

@@ -3,8 +3,9 @@
 `FirstCome` goes by when a call became ready. `GraphOrder` knows the graph. Tenants within their share come first, then
 the others, the one that is least beyond it before; of a tenant's workflows the one with the highest priority; between
 workflows the one that is due first; of a workflow's calls the one with the longest chain below it. A workflow is due
-after a multiple of the time that the server would need for what is left of it: so less work left goes first, and age
-counts. (Longest chain first between workflows would be longest job first.)
+after a multiple of the time that the server would need for what is left of it, and for a part of what its tenant asks
+for in all: so less work left goes first, age counts, and who sends much more than others comes after them before it has
+used up its share. (Longest chain first between workflows would be longest job first.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pavane.scheduler.tenants import Tenant, Tenants
 Key = tuple[float, ...]
 
 STRETCH = 10.0  # a workflow is due after so many times the time that the whole server needs for what is left of it
+CROWD = 0.1  # of all that its tenant asks for counts with it
 
 
 class Order(Protocol):
@@ -47,7 +49,7 @@ class Order(Protocol):
         ...
 
     def changed(self, workflow: Workflow) -> None:
-        """What is left to do in the workflow has changed, or its priority."""
+        """What is left to do in the workflow has changed, and so for its tenant, or its priority."""
         ...
 
     def free(self, tenant: Tenant) -> None:
@@ -128,7 +130,7 @@ class GraphOrder:
         if queue is None:
             queue = share.queues[workflow] = _Queue(self._due(workflow), workflow.serial)
             share.push(workflow, queue)
-            self._standings.changed(workflow.tenant)
+            self._regard(workflow.tenant, share)
         queue.waiting += 1
         queue.put(call)
 
@@ -163,25 +165,39 @@ class GraphOrder:
 
     def place(self, workflow: Workflow) -> Key:
         """The order among workflows, smaller first. Between tenants priorities do not count when calls start."""
-        return (self._tenants.over(workflow.tenant), -workflow.priority, self._due(workflow))
+        tenant = workflow.tenant
+        return (self._tenants.over(tenant), -workflow.priority, self._due(workflow) + self._behind(tenant))
 
     def raised(self, call: Call) -> None:
         self._shares[call.workflow.tenant].queues[call.workflow].put(call)
 
     def changed(self, workflow: Workflow) -> None:
         share = self._shares.get(workflow.tenant)
-        queue = share.queues.get(workflow) if share is not None else None
-        if share is not None and queue is not None:
+        if share is None:
+            return
+        queue = share.queues.get(workflow)
+        if queue is not None:
             queue.due = self._due(workflow)
             share.push(workflow, queue)
-            self._standings.changed(workflow.tenant)
+        self._regard(workflow.tenant, share)
 
     def free(self, tenant: Tenant) -> None:
         self._standings.changed(tenant)
 
     def _head(self, tenant: Tenant) -> Head | None:
         share = self._shares.get(tenant)
-        return share.first().head if share is not None else None
+        if share is None:
+            return None
+        queue = share.first()
+        return queue.due + share.behind, queue.serial
+
+    def _regard(self, tenant: Tenant, share: _Share) -> None:
+        """What the tenant asks for has changed, or its workflows."""
+        share.behind = self._behind(tenant)
+        self._standings.changed(tenant)
+
+    def _behind(self, tenant: Tenant) -> float:
+        return self._stretch * self._tenants.seconds(CROWD * tenant.asked / tenant.limits.weight)
 
     def _due(self, workflow: Workflow) -> float:
         return workflow.busy_since + self._stretch * self._tenants.seconds(workflow.work)
@@ -198,10 +214,6 @@ class _Queue:
         self.heap: list[tuple[float, int, Call]] = []
         self.waiting = 0
 
-    @property
-    def head(self) -> Head:
-        return self.due, self.serial
-
     def put(self, call: Call) -> None:
         heapq.heappush(self.heap, (-call.chain, call.serial, call))
 
@@ -214,11 +226,13 @@ class _Queue:
 
 
 class _Share:
-    """The workflows of one tenant that have waiting calls."""
+    """The workflows of one tenant that have waiting calls; `behind` is how much later they are due because of all that
+    it asks for."""
 
-    __slots__ = ("heap", "queues")
+    __slots__ = ("behind", "heap", "queues")
 
     def __init__(self) -> None:
+        self.behind = 0.0
         self.queues: dict[Workflow, _Queue] = {}
         self.heap: list[tuple[int, float, int, Workflow]] = []
 

@@ -13,6 +13,8 @@ from pavane.scheduler.attention import layout
 from pavane.scheduler.plan import Item
 
 NOT_AGAIN = 1 << 30  # deeper than any path
+# A header of at most so many tokens is laid out with what follows it: reading it once would seldom pay for a merge.
+HEADER = 32
 APART, OWN = 0, 1  # numbers of no encoding
 OWN_PART = (OWN, 0, 0, -1, 1)
 
@@ -22,7 +24,7 @@ class Reads:
     """`entries` [n, 5] are (number of the encoding, delta, tokens, extents, 1 if it is the first entry of this number),
     those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one, with -1 extents,
     stands for the path's own end, which is not in `extents` [all, 2]. Both are bytes of int32, which many at once are
-    joined fastest from.
+    joined fastest from. `head` has the extents, start and length by turns, of that end but for its last node.
 
     Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
     path's context had been cut `splits` times.
@@ -30,6 +32,7 @@ class Reads:
 
     entries: bytes
     extents: bytes
+    head: array[int]
     begin: int
     needs: list[Span]
     splits: int
@@ -58,9 +61,9 @@ class Encodings:
 
     def reads(self, item: Item) -> Reads:
         """What `item` reads; to be given to `drop` when its call has stopped, before that of others is asked for."""
-        tail, context = item.tail, item.tail.context
-        begin = tail if item.lo >= tail.lo else path(tail, item.lo)[0]
-        above = path(begin.parent, 0) if begin.parent is not None else []
+        context = item.tail.context
+        own, begin = _own_part(item)
+        above = path(own[0].parent, 0) if own[0].parent is not None else []
         members = sorted(zip(context.members, context.deltas, strict=True), key=_frame)
         spans = [(member.span, delta) for member, delta in members] + [(Span(node, node.lo), 0) for node in above]
         entries, extents, seen = array("i"), array("i"), set()
@@ -74,7 +77,8 @@ class Encodings:
         return Reads(
             entries.tobytes(),
             extents.tobytes(),
-            tail.lo if begin is tail else NOT_AGAIN,
+            array("i", chain.from_iterable(extent for node in own[:-1] for extent in node.slots())),
+            begin,
             item.call.needs,
             context.splits,
             [span for span, _ in spans],
@@ -108,11 +112,21 @@ def reads_apart(item: Item) -> Reads:
     return Reads(
         array("i", chain.from_iterable(entries)).tobytes(),
         array("i", chain.from_iterable(extents)).tobytes(),
+        array("i"),
         NOT_AGAIN,
         item.call.needs,
         item.tail.context.splits,
         [],
     )
+
+
+def _own_part(item: Item) -> tuple[list[Node], int]:
+    """The nodes that are laid out as the end of the path to `item`, and from which depth on they are the same."""
+    tail, span = item.tail, item.call.span
+    first = tail.lo
+    if span is not None and tail is span.node and tail.lo - span.lo <= HEADER:
+        first = span.lo
+    return (path(tail, first), first) if item.lo >= first else (path(tail, item.lo), NOT_AGAIN)
 
 
 def path(tail: Node, lo: int) -> list[Node]:

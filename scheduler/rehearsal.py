@@ -207,8 +207,7 @@ class Rehearsal:
             self._resolve_ready()
             return
         began = step + left - call.generated
-        header = [Span(own.parent, call.span.lo)] if own.parent is not None and own.lo > call.span.lo else []
-        self.footprint.begin(call, own, began, [*inputs(call), *header])
+        self.footprint.begin(call, own, began, inputs(call))
         if left:
             self._decoding.append(_Decoding(call, began, step + left))
         elif not (self.cast.found(call) and self._seal(call, len(call.tokens))):

@@ -119,15 +119,17 @@ def _own(cache: Structure, call: Call, max_model_len: int) -> None:
 
 
 def inputs(call: Call) -> list[Span]:
-    """What the call's own tokens read."""
+    """What the last part of the call's own tokens, a decode's tail, reads: the part before it, too."""
     assert call.span is not None
-    return inputs_of(call.span)
+    tail = call.span.node
+    return inputs_of(Span(tail, tail.lo))
 
 
 def _check_pool(cache: Structure, call: Call) -> None:
     """The call needs all that it sees, and itself at its longest, in the pool at once."""
+    assert call.span is not None
     decode = call.spec.decode
-    seen = sum(len(node) for node in _distinct(inputs(call)))
+    seen = sum(len(node) for node in _distinct(inputs_of(call.span)))
     size = cache.pool.size
     extra = 0 if decode is None else len(decode.trailer)
     room = size - seen - call.own_visible - extra

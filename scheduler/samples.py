@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,7 @@ class Settings(NamedTuple):
     packed: bytes  # temperature, top_p, min_p as float32; top_k, top_logprobs as int32
 
 
+_edited = itemgetter(0)
 _PACKED = Struct("=fffii")
 _FIELDS = _PACKED.size // 4
 
@@ -48,7 +50,7 @@ def make_samples(samples: Sequence[Sample], text: TextRules) -> Samples:
     settings = [sample.call.settings or _settings(sample.call) for sample in samples]
     fixed = np.frombuffer(b"".join([packed for _, packed in settings]), dtype=np.float32).reshape(n, _FIELDS).T.copy()
     edits: list[Edits | None] = []
-    if any(edited for edited, _ in settings):
+    if any(map(_edited, settings)):
         edits = [_edits(s.call) if edited and s.forced == NO_TOKEN else None
                  for s, (edited, _) in zip(samples, settings, strict=True)]  # fmt: skip
     seen = [edit.seen if edit is not None else _NO_IDS for edit in edits]

@@ -1,4 +1,4 @@
-"""The steps: what each computes, and what its result means for the calls in it.
+"""The steps: what each computes, and which calls find room for it.
 
 A call runs while it holds its locks, and gives them back when it ends or is preempted. Running decodes go first, then,
 in the order of the policy, what has prompts to encode: running calls and waiting ones that find room.
@@ -11,10 +11,8 @@ from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
-from pavane.scheduler.attention import take_shares
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
-from pavane.scheduler.content import restart, seal, take
 from pavane.scheduler.encode import RUN, encode, go_on, grow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import DECODED
@@ -23,9 +21,9 @@ from pavane.scheduler.order import Key
 from pavane.scheduler.plan import Sample, Step
 from pavane.scheduler.readiness import Readiness
 from pavane.scheduler.resolve import inputs
-from pavane.scheduler.samples import Taken, taken_tokens
-from pavane.scheduler.scoring import make_scores, take_scores
-from pavane.scheduler.spec import Failure, Finish, Restarted, State
+from pavane.scheduler.results import Results
+from pavane.scheduler.scoring import make_scores
+from pavane.scheduler.spec import Failure, State
 from pavane.scheduler.states import States
 from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import TextRules
@@ -43,7 +41,7 @@ class Steps:
         self.step: Step | None = None
         self.touched: dict[Call, None] = {}  # had rows in the step that was committed last
         self._states = states
-        self._readiness = readiness
+        self._results = Results(states, readiness)
         self._max_running = max_running
         self._token_budget = token_budget
         self._batches = BatchMaker(text, bos=int(states.cache.bos_id is not None), share=share)
@@ -96,7 +94,7 @@ class Steps:
             for call in step.mended:
                 self._states.wait(call)
             for call in step.finishing:  # found complete: nothing had to be computed
-                self._finish(call, now)
+                self._results.finish(call, now)
 
     def _promote(self) -> None:
         """What the call that is next in order reads comes back before it starts."""
@@ -170,14 +168,9 @@ class Steps:
             return call in step.busy
         if call.sealed and call.span.node.complete:
             step.finishing.append(call)
-            self._encoded(call, now)
+            self._results.encoded(call, now, step)
             return True
         return call in step.busy
-
-    def _encoded(self, call: Call, now: float) -> None:
-        self._states.encoded(call)
-        for lazy in self._readiness.resolve(now, self.step):
-            self._finish(lazy, now)
 
     # ---- room
 
@@ -255,19 +248,7 @@ class Steps:
         step = self._close(result.forward_s)
         if self._cache.tier is not None:
             self._cache.tier.costs.observe_step(sum(item.rows for item in step.items), result.forward_s)
-        if result.shares is not None:
-            take_shares(step.watched, result.shares)  # before some of these calls end
-        for sample, taken in zip(step.samples, taken_tokens(step.samples, result), strict=True):
-            if sample.call.state is State.RUNNING:
-                self._take(sample, taken, now)
-        if result.scored is not None:
-            take_scores(step.scores, result.scored)
-        for call in step.mended:
-            if call.state is State.RUNNING:
-                self._states.wait(call)
-        for call in step.finishing:
-            if not call.state.ended:
-                self._finish(call, now)
+        self._results.take(step, result, now)
 
     def moved(self, report: MoveReport) -> None:
         """Moves of this step, or of earlier ones, have come to an end."""
@@ -290,7 +271,7 @@ class Steps:
             if call.state.ended:
                 continue
             if call.spec.lazy:  # nothing was computed for it, and its parents have not failed
-                self._finish(call, now)
+                self._results.finish(call, now)
                 continue
             call.encoded = False
             if call.attempt >= call.spec.max_attempts:
@@ -307,42 +288,5 @@ class Steps:
         for item in step.items:
             work[item.call.workflow.tenant] += DECODED if id(item) in sampled else item.rows
         self._states.tenants.serve(work, seconds)
-        self.touched = dict.fromkeys(step.busy)
+        self.touched = dict.fromkeys(item.call for item in step.items)
         return step
-
-    def _take(self, sample: Sample, taken: Taken, now: float) -> None:
-        call = sample.call
-        if call.first_token_at is None:
-            call.first_token_at = now
-        added, end = take(self._cache, call, sample.index, taken)
-        if added is not None:
-            self._states.publish(call, added)
-        if not isinstance(end, Failure):
-            if end is not None:
-                self.seal(call, end, now)
-        elif call.attempt < call.spec.max_attempts:
-            restart(self._cache, call)
-            self._readiness.begin(call)
-            self._states.publish(call, Restarted(call.id, call.attempt, end))
-        else:
-            self._states.end(call, State.FAILED, now, end)
-
-    def seal(self, call: Call, finish: Finish, now: float) -> None:
-        """The content of a running decode ends here."""
-        seal(self._cache, call, finish)
-        assert call.span is not None
-        if call.span.node.complete:
-            self._encoded(call, now)
-            self._finish(call, now)
-
-    def _finish(self, call: Call, now: float) -> None:
-        decode = call.spec.decode
-        if call.scoring is not None:
-            failure = call.scoring.failure(call.id)
-            self._states.end(call, State.DONE if failure is None else State.FAILED, now, failure)
-            return
-        if decode is not None and call.span is not None and not call.span.node.indexed:
-            call.span = self._cache.seal(call.span, call.needs)
-        if decode is not None and call.first_token_at is None:
-            call.first_token_at = now
-        self._states.end(call, State.DONE, now)

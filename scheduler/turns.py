@@ -79,9 +79,11 @@ class Turns:
         self._order(call.workflow).raised(call)
 
     def changed(self, workflow: Workflow) -> None:
-        self._sets.changed(workflow)
-        self._refused = None
-        self._order(workflow).changed(workflow)
+        if self._sets.changed(workflow):
+            self._refused = None
+        self._new.changed(workflow)
+        if self._begun is not None:
+            self._begun.changed(workflow)
 
     def free(self, tenant: Tenant) -> None:
         self._new.free(tenant)
@@ -118,9 +120,11 @@ class Turns:
         new = self._new.first()
         if self._begun is None or new is None or self._fits(new.workflow):
             return
+        over = [w for w in self._under_way if w.begun_at is not None and now - w.begun_at >= SLICE_S]
+        if not over:
+            return
         place = self._begun.place
         here = place(new.workflow)
-        over = [w for w in self._under_way if w.begun_at is not None and now - w.begun_at >= SLICE_S]
         over = sorted((w for w in over if w.grows or here < place(w)), key=place)
         excess, going = self._sets.excess(new.workflow, self._under_way), []
         while over and excess > 0:

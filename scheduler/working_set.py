@@ -42,16 +42,19 @@ class WorkingSets:
     def need(self, workflow: Workflow) -> float:
         """The most tokens at a time that are kept for the calls of `workflow`, known ones and those that may come."""
         need = self._needs.get(workflow)
-        if need is None or REFINE * max(need.changes, workflow.unfinished - need.unfinished) >= need.unfinished:
+        if need is None or _outdated(need, workflow):
             tokens = most_at_once(workflow.open, self._tokens) + (workflow.resting if workflow.grows else 0)
             need = self._needs[workflow] = _Need(tokens, workflow.unfinished)
         return need.tokens
 
-    def changed(self, workflow: Workflow) -> None:
-        """Calls have come to the workflow or ended."""
+    def changed(self, workflow: Workflow) -> bool:
+        """Calls have come to the workflow or ended. True if what it needs may have changed by that: if not, whoever
+        asks again hears the same."""
         need = self._needs.get(workflow)
-        if need is not None:
-            need.changes += 1
+        if need is None:
+            return True
+        need.changes += 1
+        return _outdated(need, workflow)
 
     def forget(self, workflow: Workflow) -> None:
         self._needs.pop(workflow, None)
@@ -79,6 +82,10 @@ class WorkingSets:
         return max(known + answer, len(call.tokens))
 
 
+def _outdated(need: _Need, workflow: Workflow) -> bool:
+    return REFINE * max(need.changes, workflow.unfinished - need.unfinished) >= need.unfinished
+
+
 def most_at_once(calls: Iterable[Call], tokens: Callable[[Call], float]) -> float:
     """The most tokens at a time of the messages that `calls`, unfinished and parents first, make and read, if each runs
     as soon as those it reads are there, and a message goes with the last that reads it."""
@@ -90,11 +97,13 @@ def most_at_once(calls: Iterable[Call], tokens: Callable[[Call], float]) -> floa
             reads = reads + [member for group in call.groups if group.open for member in group.members]
         begin = 0
         for parent in reads:
-            if parent in begins:
-                begin = max(begin, begins[parent] + 1)
+            before = begins.get(parent, -1)
+            if before >= begin:
+                begin = before + 1
         begins[call] = begin
         for message in (call, *reads):
-            ends[message] = max(ends.get(message, 0), begin)
+            if ends.get(message, -1) < begin:
+                ends[message] = begin
     changes: defaultdict[int, float] = defaultdict(float)
     for message, end in ends.items():
         size = tokens(message)

@@ -31,7 +31,7 @@ from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
 from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
-from pavane.server import call_log, runners
+from pavane.server import runners
 from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
 from pavane.server.config import ConfigError, ServerConfig
@@ -40,6 +40,7 @@ from pavane.server.http_port import HttpPort, Life
 from pavane.server.journal import Journals
 from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
+from pavane.server.origins import Origins
 from pavane.server.reload import run_all
 from pavane.server.runners import MakeRunner
 from pavane.server.running import Server, StopSignals
@@ -49,6 +50,7 @@ from pavane.server.text.chat_choice import choose_chat_format
 from pavane.server.text.constraint import Constraints
 from pavane.server.text.stops import StopMatcher as TextStopMatcher
 from pavane.server.text.tokenizer import Tokenizer
+from pavane.server.tracing import find_export
 
 SERVICES = ("pavane.v1.WorkflowService", "pavane.v1.ModelService")
 ADMIN_SERVICE = "pavane.v1.AdminService"
@@ -69,6 +71,7 @@ async def start(
     """Loads the model and listens; `signals` are heeded from before it says that it serves. Raises ModelError or
     ConfigError; the text says what to change."""
     _check_address(config)
+    make_spans = find_export(config)
     tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
     listener = Listener(config, tenants)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -129,6 +132,7 @@ async def start(
     )
     tally = Tally(monotonic())
     journals = Journals(tokenizer)
+    origins = Origins(make_spans(loaded.name, metrics.registry) if make_spans is not None else None)
 
     def publish(events: dict[tuple[str, str], list[Event]]) -> None:
         now = monotonic()
@@ -136,7 +140,7 @@ async def start(
             metrics.record(key, happened)
             tally.record(happened, now)
             journals.record(key, happened)
-            call_log.record(key, happened)
+            origins.record(key, happened)
 
     def observe(batch: Batch, times: StepParts) -> None:
         metrics.step(batch, times)
@@ -167,10 +171,9 @@ async def start(
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     _give_back_memory()
-    workflows = WorkflowService(engine, journals, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    return await _listen(
-        listener, config, engine, metrics, workflows, ModelService(info, converter, tokenizer), admin, signals
-    )
+    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, config.workflow_ttl, slot_bytes)
+    models = ModelService(info, converter, tokenizer)
+    return await _listen(listener, config, engine, metrics, origins, workflows, models, admin, signals)
 
 
 def _give_back_memory() -> None:
@@ -202,6 +205,7 @@ async def _listen(
     config: ServerConfig,
     engine: Engine,
     metrics: Metrics,
+    origins: Origins,
     workflows: WorkflowService,
     models: ModelService,
     admin: AdminService | None,
@@ -236,4 +240,4 @@ async def _listen(
     life.why_not_ready = ""
     reloading = asyncio.create_task(run_all(listener.reloaded()))
     http_port = http.port if http is not None else -1
-    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading)
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading, origins)

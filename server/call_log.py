@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from pavane.scheduler.errors import Reason
-from pavane.scheduler.spec import Ended, Event, State
+from pavane.scheduler.spec import Ended, State
 
 log = logging.getLogger(__name__)
 _CONSEQUENCES = (Reason.PARENT_FAILED, Reason.PARENT_CANCELLED, Reason.DRAINING)  # the cause is told elsewhere
 
 
-def record(key: tuple[str, str], events: Sequence[Event]) -> None:
-    """`key` is (namespace, workflow id)."""
-    for event in events:
-        if isinstance(event, Ended):
-            _ended(key, event)
-
-
-def _ended(key: tuple[str, str], event: Ended) -> None:
+def ended(key: tuple[str, str], event: Ended, known: dict[str, object]) -> None:
+    """`key` is (namespace, workflow id); `known` are more fields of the line."""
     outcome = event.outcome
     failure = outcome.failure
     told = outcome.state is State.FAILED and failure is not None and failure.reason not in _CONSEQUENCES
@@ -29,9 +22,11 @@ def _ended(key: tuple[str, str], event: Ended) -> None:
     why = f": {failure.reason}, {failure.text!r}" if failure is not None else ""
     labels = f" with labels {dict(outcome.labels)!r}" if outcome.labels else ""
     within = f" in namespace {key[0]!r}" if key[0] else ""
-    fields = _fields(key, event)
-    ended = f"{labels}{within} {outcome.state.value}{why}"
-    log.log(level, "call %r of workflow %r%s", event.id, key[1], ended, extra={"fields": fields})
+    fields = _fields(key, event) | known
+    log.log(
+        level, "call %r of workflow %r%s%s %s%s", event.id, key[1], within, labels, outcome.state.value, why,
+        extra={"fields": fields},
+    )  # fmt: skip
 
 
 def _fields(key: tuple[str, str], event: Ended) -> dict[str, object]:

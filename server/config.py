@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from pavane.scheduler.scheduler import POLICIES
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
 DEVICES = ("auto", "cpu", "cuda")
+_ENDPOINT = re.compile(r"https?://[^/\s:@]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?/?")
 LOG_FORMATS = ("text", "json")
 ADMIN = ("auto", "on", "off")
 
@@ -97,6 +99,9 @@ class ServerConfig:
     )
     drain_timeout: float = _flag(30.0, "seconds that running calls get to end after SIGTERM")
     log_level: str = _flag("info", "what is logged to stderr", ("debug", "info", "warning", "error"))
+    otlp_endpoint: str = _flag(
+        "", "URL of an OpenTelemetry collector, http://HOST:4317 or https://: a trace of each workflow goes there"
+    )
     log_format: str = _flag("text", "of the log: text for people, or json, one object a line", LOG_FORMATS)
 
     def __post_init__(self) -> None:
@@ -132,6 +137,10 @@ class ServerConfig:
             )
         if self.revision and not hub:
             raise ConfigError(f"--revision is {self.revision}, but --model is none of the hub (ORG/NAME); leave it out")
+        if self.otlp_endpoint and not _ENDPOINT.fullmatch(self.otlp_endpoint):
+            raise ConfigError(
+                f"--otlp-endpoint is {self.otlp_endpoint!r}; use http://HOST:PORT (in the clear) or https://HOST:PORT"
+            )
         self._check_security()
 
     def _check_security(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -15,6 +16,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 ALIVE_WITHIN_S = 20.0  # the loop beats every second; a machine under load may be late, a hung loop never comes
 BEAT_S = 1.0
+SILENT_S = 5.0  # that a client may say nothing before its thread is wanted back
 
 PATHS = ("/metrics", "/livez", "/readyz")
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -56,7 +58,7 @@ class HttpPort:
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, life: Life) -> None:
         server = _Version6 if ":" in host else ThreadingWSGIServer
-        self._server: WSGIServer = make_server(host, port, _app(registry, life), server, handler_class=_Silent)
+        self._server: WSGIServer = make_server(host, port, _app(registry, life), server, handler_class=Handler)
         self.port = self._server.server_port
         Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
@@ -69,7 +71,15 @@ class _Version6(ThreadingWSGIServer):
     address_family = socket.AF_INET6
 
 
-class _Silent(WSGIRequestHandler):
+class Handler(WSGIRequestHandler):
+    """One request. Who says nothing for so long is hung up on."""
+
+    timeout = SILENT_S
+
+    def handle(self) -> None:
+        with suppress(TimeoutError, ConnectionError):  # who is silent or gone cannot be told either
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Probes and scrapes come every few seconds; nobody reads them."""
 

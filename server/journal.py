@@ -7,7 +7,7 @@ of an ended call only its outcome, of one that was restarted only the current at
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
 CLOSED_KEPT = 1024
+LEAVING_KEPT = 256  # ends of calls that were released before: whoever reads them is not far behind
 FEW = 8  # ids that are looked up one by one
 
 
@@ -35,6 +36,7 @@ class _CallLog:
     ended: End | None = None
     runs: int = 0  # Run streams that read it and did not ask to detach
     own: bool = True  # some submission of it was not by such a Run
+    released: bool = False
 
 
 class Journal:
@@ -43,6 +45,8 @@ class Journal:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.cursor = 0
         self.closed = False
+        self.forgotten = 0  # calls, so far
+        self._leaving: deque[str] = deque()  # ended, after they were released
         self._tokenizer = tokenizer
         self._logs: OrderedDict[str, _CallLog] = OrderedDict()  # by their latest event
         self._changed = asyncio.Event()
@@ -59,10 +63,17 @@ class Journal:
             del self._logs[message_id]
 
     def forget(self, ids: Iterable[str]) -> None:
-        """Released messages, once they have ended."""
+        """Released messages. Of those that have not ended, the end is kept for a while when it comes."""
         for message_id in ids:
-            if message_id in self._logs and self._logs[message_id].ended is not None:
-                del self._logs[message_id]
+            log = self._logs.get(message_id)
+            if log is not None and log.ended is not None:
+                self._drop(message_id)
+            elif log is not None:
+                log.released = True
+
+    def _drop(self, message_id: str) -> None:
+        if self._logs.pop(message_id, None) is not None:  # else it was released once more
+            self.forgotten += 1
 
     def known(self, message_id: str) -> bool:
         return message_id in self._logs
@@ -92,6 +103,10 @@ class Journal:
             else:
                 log.ended = End(event, self.cursor, self._tokenizer)
                 log.decode, log.deltas, log.restarted = None, Deltas(self._tokenizer, None), None
+                if log.released:
+                    self._leaving.append(event.id)
+        while len(self._leaving) > LEAVING_KEPT:
+            self._drop(self._leaving.popleft())
         self._changed.set()
         self._changed = asyncio.Event()
 

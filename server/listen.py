@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from pathlib import Path
 
@@ -36,6 +37,11 @@ OPTIONS = {
 }
 
 
+def is_news(record: logging.LogRecord) -> bool:
+    """False of gRPC's own line, with a traceback, for each stream whose reader was gone while it was written to."""
+    return record.exc_info is None or getattr(record.exc_info[0], "__name__", "") != "ExecuteBatchError"
+
+
 def open_files(at_most: int = CONNECTIONS + FILES) -> int:
     """How many files this process may have open, once it may as many as it can be allowed, up to `at_most`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -64,6 +70,7 @@ class Listener:
     def server(self, access: Access) -> grpc.aio.Server:
         """Without services and ports yet. `access` hears how requests end. ConfigError if the process may not open
         enough files."""
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_news)
         size = self._config.max_message_mb * 2**20
         files = open_files()
         if files <= FILES:

@@ -14,6 +14,7 @@ from pavane.kernels.batch import RunnerLostError
 from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.server.config import ServerConfig
 from pavane.server.http_port import BEAT_S, HttpPort, Life
+from pavane.server.origins import Origins
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Server:
     _life: Life
     _http: HttpPort | None
     _reloading: asyncio.Task[None]
+    _origins: Origins
 
     async def run_until(self, signals: StopSignals) -> int:
         """Until the first signal: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
@@ -90,6 +92,7 @@ class Server:
         await self.engine.stop()
         self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
+        await self._origins.close()
         if self._http is not None:
             self._http.close()
         log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")

@@ -19,11 +19,12 @@ from pavane.server.convert import Converter, group_spec, outcome_message, plan_m
 from pavane.server.ends import message_of
 from pavane.server.fields import check_id, seconds
 from pavane.server.journal import Journal, Journals, Key
+from pavane.server.origins import Origins
 from pavane.server.score import score_call, score_message
 from pavane.server.sizes import check_ids, check_submission
 from pavane.server.text.tokenizer import Tokenizer
 
-FRAME_BYTES = 2**19
+FRAME_BYTES = 2**16  # a reader that stalls holds some frames, each several times: as events, as bytes, on its way
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -32,6 +33,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         self,
         engine: Engine,
         journals: Journals,
+        origins: Origins,
         converter: Converter,
         tokenizer: Tokenizer,
         default_ttl: float,
@@ -41,6 +43,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         self._engine = engine
         self._limits = engine.scheduler.graph.limits
         self._journals = journals
+        self._origins = origins
         self._converter = converter
         self._tokenizer = tokenizer
         self._default_ttl = default_ttl
@@ -56,6 +59,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             priority=caller().priority(request.priority if request.HasField("priority") else None),
             deadline=seconds(request.deadline if request.HasField("deadline") else None, "deadline"),
         )
+        self._origins.opened(key)
         return pb.OpenWorkflowResponse(existed=existed, cursor=self._journals.open(key).cursor)
 
     async def CloseWorkflow(self, request: pb.CloseWorkflowRequest, context: Context) -> pb.CloseWorkflowResponse:
@@ -165,11 +169,13 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         for spec in unknown.values():
             decode = spec.decode
             journal.expect(spec.id, decode)
+        self._origins.expect(key, unknown.values(), groups)
         accepted: list[str] = []
         try:
             accepted = self._engine.submit(*key, specs, groups)
         finally:  # what was refused, or was released before, has no events
             journal.withdraw(unknown.keys() - accepted)
+            self._origins.withdraw(key, unknown.keys() - accepted)
         return journal.before(spec.id for spec in specs), accepted
 
     async def _specs(self, request: pb.SubmitRequest) -> Sequence[CallSpec]:
@@ -223,16 +229,21 @@ class ModelService(rpc.ModelServiceServicer):
 async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: bool) -> AsyncIterator[list[pb.Event]]:
     """Frames of events until the workflow is closed or, if some are named, all of `ids` have ended.
 
-    A cursor beyond the newest is one of an earlier workflow with this id: it means the beginning.
+    A cursor beyond the newest is one of an earlier workflow with this id: it means the beginning. Of a message that was
+    released and is forgotten, nothing more is to come.
     """
     if after > journal.cursor:
         after = 0
     waiting = {message_id for message_id in ids if not journal.has_ended(message_id)}
+    forgotten = journal.forgotten
     while True:
         await journal.prepare(after, ids)
         events = journal.read(after, ids, deltas=deltas)
         after = journal.cursor
         waiting.difference_update(event.id for event in events if event.WhichOneof("event") in ("done", "failed"))
+        if journal.forgotten > forgotten:
+            forgotten = journal.forgotten
+            waiting = {message_id for message_id in waiting if journal.known(message_id)}
         done = journal.closed or (ids and not waiting)
         for frame in _frames(events):
             yield frame

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from pavane.bench.gpu.rows import Line, Measured, Row, State
 
 T = TypeVar("T")
@@ -96,8 +98,9 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
     state: State = "not run"
     reason = "the section ended without it"
     try:
-        for measured in section.measure(subject, notes):
-            found[measured.what] = measured
+        with torch.inference_mode():  # as runners work: their tensors cannot be written to elsewhere
+            for measured in section.measure(subject, notes):
+                found[measured.what] = measured
     except NotHere as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 (whatever it was is reported, and the others go on)

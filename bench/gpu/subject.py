@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -14,8 +15,9 @@ from pavane.bench.gpu.section import NotHere
 from pavane.bench.gpu.sizes import Sizes
 from pavane.bench.gpu.timing import seconds
 from pavane.kernels.batch import Batch
-from pavane.kernels.gpu.ops import Ops, TorchOps
+from pavane.kernels.gpu.ops import Ops, Rotations, TorchOps
 from pavane.kernels.gpu.wrappers import Library
+from pavane.kernels.rope import RopeTable, rope_frequencies
 
 Opener = Callable[[Sizes, torch.device], Model]
 
@@ -59,6 +61,12 @@ class Subject:
             return TorchOps()
         ops: Ops = import_module("pavane.kernels.gpu.ops_triton").TritonOps()
         return ops
+
+    @cached_property
+    def rotations(self) -> Rotations:
+        config = self.sizes.config
+        frequencies, scale = rope_frequencies(config.rope, config.head_dim)
+        return Rotations.of(RopeTable(frequencies, config.max_position, scale), self.card.device)
 
     def ints(self, count: int) -> torch.Tensor:
         """0, 1, 2 ...; int32 [count]."""

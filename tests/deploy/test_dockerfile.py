@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
+import runpy
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +104,17 @@ def test_who_runs_the_image_and_what_it_lacks(stages: dict[str, Stage], name: st
     given, unknown = parser.parse_known_args(command[1:])
     assert given.host == "0.0.0.0"
     assert unknown in ([], ["--device", "cuda"])
+
+
+def test_the_package_of_kernels_says_what_flashinfer_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = runpy.run_path(str(ROOT / "deploy" / "flashinfer_kernels.py"))
+    package = tmp_path / "flashinfer_jit_cache"
+    package.mkdir()
+    (package / "__init__.py").write_text(script["package_text"]("0.6.18.post1"))
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module(package.name)
+    assert made.__version__ == "0.6.18.post1"
+    assert Path(made.get_jit_cache_dir()) == package / script["KERNELS"]
 
 
 def test_kernels_for_gpus_come_from_the_build_alone(stages: dict[str, Stage]) -> None:

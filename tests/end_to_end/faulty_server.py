@@ -1,8 +1,9 @@
 """A server whose model runner breaks when a file says so, with limits and a clock that tests choose.
 
 The file is named by FAULT and read in a step, which takes it away: `raise`, `lose`, `hang`, `late` (a step of a
-second), or `nan` with seeds (once, the logits of the samples with these seeds are no numbers). KEEPALIVE_S replaces the
-seconds of silence after which a connection is tried, and those that an answer may take. NOFILE bounds the open files.
+second), `pace` with the seconds that steps take from now on, or `nan` with seeds (once, the logits of the samples with
+these seeds are no numbers). KEEPALIVE_S replaces the seconds of silence after which a connection is tried, and those
+that an answer may take. NOFILE bounds the open files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import resource
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,12 @@ class FaultyRunner:
     def __init__(self, fault: Path, vocabulary: int) -> None:
         self._fault = fault
         self._vocabulary = vocabulary
+        self._pace = STEP_S
+        self._never = threading.Event()
         self._broken: set[int] = set()  # seeds
 
     def execute(self, batch: Batch) -> StepResult:
-        time.sleep(STEP_S)
+        self._never.wait(self._pace)  # time.sleep fails under libfaketime
         if batch.n_rows and self._fault.exists():
             fault = self._fault.read_text()
             self._fault.unlink()
@@ -61,13 +63,16 @@ class FaultyRunner:
         if fault == "lose":
             raise RunnerLostError("the card does not answer any more")
         if fault == "hang":
-            threading.Event().wait()
+            self._never.wait()
         elif fault == "late":
-            time.sleep(1.0)
+            self._never.wait(1.0)
         else:
-            what, *seeds = fault.split()
-            assert what == "nan"
-            self._broken = {int(seed) for seed in seeds}
+            what, *numbers = fault.split()
+            if what == "pace":
+                self._pace = float(numbers[0])
+            else:
+                assert what == "nan"
+                self._broken = {int(seed) for seed in numbers}
 
 
 if __name__ == "__main__":

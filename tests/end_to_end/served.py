@@ -65,7 +65,9 @@ class ServerProcess:
     def wait_ready(self) -> ServerProcess:
         """Returns when it listens."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        poll = select.poll()  # a test may have more files open than select can tell apart
+        poll.register(self.process.stdout, select.POLLIN)
+        ready = poll.poll(PATIENCE * 1000)
         line = self.process.stdout.readline() if ready else ""
         if not line.startswith("listening on "):
             self.stop()

@@ -11,6 +11,7 @@ import pytest
 from end_to_end.faults import Faulty, at_rest, clean, faulty, stats, unfinished, until
 from end_to_end.served import LONG, Wire, content, decode, prefill, read, refused
 from support.fault_proxy import FaultProxy, Way
+from support.raw_grpc import RawRequest
 
 from pavane.clients import Client, RetryPolicy
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -66,6 +67,19 @@ async def test_silence_is_found_on_both_sides(proxy: FaultProxy, straight: grpc.
     assert story["a"].message.state == pb.STATE_CANCELLED
     assert story["kept"].message.state == pb.STATE_DONE
     assert (await stats(straight)).calls.cancelled == before + 1
+    await wire.close()
+
+
+async def test_who_answers_no_ping_is_hung_up_on(faulted: Faulty, straight: grpc.aio.Channel) -> None:
+    """Though its kernel acknowledges every byte."""
+    wire = Wire(straight, "mute")
+    await wire.open()
+    request = pb.RunRequest(submit=pb.SubmitRequest(workflow_id=wire.id, calls=[decode("a", max_tokens=LONG)]))
+    mute = RawRequest(faulted.target, "/pavane.v1.WorkflowService/Run", request.SerializeToString())
+    await until(straight, lambda told: unfinished(told) == 1)
+    assert await asyncio.to_thread(mute.closed_by_server, FOUND_S)
+    mute.close()
+    assert (await wire.ended("a"))["a"].message.state == pb.STATE_CANCELLED
     await wire.close()
 
 

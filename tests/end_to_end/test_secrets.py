@@ -1,4 +1,5 @@
-"""What a server writes, on whatever level, holds no key, no private key and nothing of what it was told."""
+"""What a server writes, on whatever level, and what it tells a collector of traces, holds no key, no private key and
+nothing of what it was told."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from end_to_end.served import ServerProcess
+from support.collector import Collector, collecting
 from support.secured import Authority, KeyFile, tiny_model
 
 from pavane.clients import TLS, Client, PavaneError, PermissionDenied, RetryPolicy
@@ -30,12 +32,18 @@ async def ask(server: ServerProcess, tls: TLS, key: str, **options: object) -> N
 FORBIDDEN = dict.fromkeys(range(591), float("-inf"))
 
 
-async def test_no_secrets_in_the_log(tmp_path: Path) -> None:
+async def test_no_secrets_in_the_log_and_in_spans(tmp_path: Path) -> None:
+    with collecting() as collector:
+        await no_secrets(tmp_path, collector)
+
+
+async def no_secrets(tmp_path: Path, collector: Collector) -> None:
     keys, authority = KeyFile(tmp_path / "keys"), Authority.make(tmp_path)
     good, gone = keys.add("a"), keys.add("gone")
     strange, tls = good[:-3] + "xyz", TLS(ca=authority.root)
     server = ServerProcess(
         "--model", str(tiny_model(tmp_path)), "--num-slots", "2000", "--log-level", "debug",
+        "--otlp-endpoint", collector.endpoint,
         "--api-keys", str(keys.path), "--tls-cert", str(authority.cert), "--tls-key", str(authority.key),
     )  # fmt: skip
     try:
@@ -58,7 +66,9 @@ async def test_no_secrets_in_the_log(tmp_path: Path) -> None:
     finally:
         status = server.stop()
     assert status == 0
-    written = server.final_log + metrics
+    told_spans = str(collector.wait(3)) + str(collector.resource)
+    assert "gen_ai.usage.input_tokens" in told_spans
+    written = server.final_log + metrics + told_spans
     assert "DEBUG" in written
     assert "NOTHING_ALLOWED" in written or "failed" in written
     private = authority.key.read_text().splitlines()[2]

@@ -10,7 +10,7 @@ import pytest
 from support.fingerprint import FingerprintOracle, FingerprintRunner
 from support.harness import Harness, decode, prefill
 
-from pavane.scheduler import layout
+from pavane.scheduler import layout, reads
 from pavane.scheduler.batches import BatchMaker
 from pavane.scheduler.plan import Item
 from pavane.scheduler.reads import Reads
@@ -37,6 +37,28 @@ def test_what_is_encoded_and_shared_in_one_step(before: tuple[str, ...]) -> None
     h.submit(*calls)
     h.run()
     assert {h.outcome(call.id).state for call in calls} == {State.DONE}
+    check(h, *calls)
+
+
+@pytest.mark.parametrize(("header", "segments"), [(reads.HEADER + 1, 3), (reads.HEADER + 2, 4)])
+def test_a_short_header_is_laid_out_with_each_answer_a_long_one_once(
+    header: int, segments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last token of a header is each answer's own."""
+    monkeypatch.setattr(layout, "MERGE_COST", 12)
+    h = Harness(FingerprintRunner(1000), 1000)
+    calls = [decode(f"d{i}", [3 + i for i in range(header)], max_tokens=3, seed=i) for i in range(3)]
+    h.submit(*calls)
+    watch = Watch(monkeypatch)
+    for step in range(2):
+        batch = h.scheduler.schedule(float(step))
+        assert batch is not None
+        h.check_layout(batch)
+        assert batch.n_segments == segments
+        h.scheduler.commit(h.runner.execute(batch), float(step))
+    short = header <= reads.HEADER + 1
+    assert watch.seen["longer path"] == (0 if short else 1), "what the one that encoded it reads is found again"
+    h.run()
     check(h, *calls)
 
 
@@ -77,6 +99,7 @@ def test_random_begins_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MERGE_COST", 12)
     preempted = 0
     for seed in range(20):
+        monkeypatch.setattr(reads, "HEADER", (2, 32)[seed % 2])
         preempted += _begin_and_end(seed)
     assert preempted > 20
     least = {"laid out": 1000, "kept": 5000, "read together": 2000, "cut": 100, "longer path": 10}

@@ -10,7 +10,7 @@ from support.fingerprint import FingerprintRunner
 from support.harness import Harness, decode, prefill
 
 from pavane.scheduler.errors import Reason, RequestError
-from pavane.scheduler.spec import CallSpec, Ended, Finish, ParentSpec, State, StateChanged
+from pavane.scheduler.spec import CallSpec, Closed, Ended, Finish, ParentSpec, State, StateChanged
 
 
 def test_ends_of_a_decode() -> None:
@@ -156,3 +156,17 @@ def test_cancel_reaches_descendants_through_calls_that_have_ended() -> None:
     assert set(h.scheduler.cancel("", "w", ["root"], True, h.now)) == {"leaf", "copy"}
     h.run()
     assert h.outcome("other").state is State.DONE
+
+
+def test_of_a_workflow_closed_and_opened_again_all_is_told_in_one_list() -> None:
+    h = harness()
+    h.scheduler.submit("", "w", [decode("a", [1], max_tokens=3)], h.now)
+    h.scheduler.close("", "w", h.now)
+    h.scheduler.open("", "w", 0, 1e9, h.now)
+    h.scheduler.submit("", "w", [decode("b", [1], max_tokens=3)], h.now)
+    events = h.scheduler.take_events()
+    assert list(events) == [("", "w")]
+    kinds = [type(event) for event in events["", "w"]]
+    assert kinds.index(Ended) < kinds.index(Closed) < len(kinds) - 1
+    assert isinstance(events["", "w"][-1], StateChanged)
+    assert h.scheduler.take_events() == {}

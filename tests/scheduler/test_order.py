@@ -182,6 +182,17 @@ def test_within_their_share_tenants_go_by_what_is_due_and_not_by_priority() -> N
     assert h.ended["bshort.x"].receipt.queued_s < h.ended["along.x"].receipt.queued_s
 
 
+def test_of_two_within_their_share_the_one_that_asks_for_less_goes_first() -> None:
+    h = harness(tenants=Tenants(burst=1e6))
+    submit(h, "blocker", decode("x", [3, 7], max_tokens=8), tenant="c")
+    h.step()
+    for i in range(9):
+        submit(h, f"w{i}", decode("x", [3, i + 10], max_tokens=20), tenant="a")
+    submit(h, "w", decode("x", [3, 5], max_tokens=20), tenant="b")
+    h.run()
+    assert all(h.ended["bw.x"].receipt.queued_s < h.ended[f"aw{i}.x"].receipt.queued_s for i in range(9))
+
+
 def test_calls_give_way_only_where_their_tenant_is_clearly_beyond_its_share() -> None:
     tenants = Tenants(burst=1_000.0)
     h = harness(max_running=2, tenants=tenants)

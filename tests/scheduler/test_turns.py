@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from pavane.scheduler.calls import Workflow
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, State
 from pavane.scheduler.tenants import Tenants
-from pavane.scheduler.turns import SLICE_S
+from pavane.scheduler.turns import SLICE_S, Turns
 
 
 def harness(slots: int, *, load_control: bool = True, policy: str = "graph", max_running: int = 16) -> Harness:
@@ -214,3 +216,32 @@ def test_texts_of_one_workflow_are_encoded_when_those_that_read_them_can_follow(
         again[load_control] = reencoded(h)
     assert again[True] == 0
     assert again[False] > 120, again
+
+
+def test_who_was_refused_would_be_refused_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of a refusal, against asking anew whenever somebody wants to know."""
+    fits, asked = Turns._fits, Counter[str]()
+
+    def checked(turns: Turns, workflow: Workflow) -> bool:
+        remembered = turns._refused is workflow
+        answer = fits(turns, workflow)
+        asked["remembered" if remembered else "refused" if not answer else "fits"] += 1
+        if remembered:
+            assert turns._sets.excess(workflow, turns._under_way) > 0
+        return answer
+
+    monkeypatch.setattr(Turns, "_fits", checked)
+    rng = random.Random(0)
+    for case in range(6):
+        h = harness(rng.choice([400, 700]), max_running=6)
+        h.check = False
+        for i in range(60):
+            name = f"{case}w{rng.randint(0, 9)}"
+            if rng.random() < 0.4 and not any(f"{name}.{i}" in h.ended for i in range(60)):
+                parts = [decode(f"{i}x{k}", [5, k], max_tokens=rng.randint(5, 40)) for k in range(rng.randint(1, 8))]
+                submit(h, name, prefill(f"{i}", [9] * rng.randint(20, 120)), *parts)
+            h.step()
+        h.run()
+    assert asked["remembered"] > 200
+    assert asked["refused"] > 30
+    assert asked["fits"] > 10

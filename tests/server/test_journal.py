@@ -11,7 +11,7 @@ from pavane.protos.v1 import pavane_pb2 as pb
 from pavane.scheduler.spec import DecodeSpec, Ended, Failure, Outcome, Restarted, State, StateChanged, TokensAdded
 from pavane.server.convert import outcome_message
 from pavane.server.ends import message_of
-from pavane.server.journal import Journal
+from pavane.server.journal import LEAVING_KEPT, Journal
 from pavane.server.text.tokenizer import PIECE, Tokenizer
 
 WHY = Failure("NOTHING_ALLOWED", "call 'a' finds no token", ("a",))
@@ -93,3 +93,23 @@ def test_a_long_end_can_be_told_at_once(tokenizer: Tokenizer) -> None:
     journal.record([Ended("a", Outcome("a", State.FAILED, tokens=tokens, failure=WHY))])
     (told,) = journal.read(0)
     assert (told.failed.error.reason, len(told.failed.tokens)) == (WHY.reason, len(tokens))
+
+
+def test_the_end_of_a_released_call_is_kept_for_a_while(tokenizer: Tokenizer) -> None:
+    """So a workflow that goes on for ever, and releases what it has sent, holds no more than that."""
+    journal = Journal(tokenizer)
+    ids = [f"a{i}" for i in range(LEAVING_KEPT + 10)]
+    for id in ids:
+        journal.expect(id, DecodeSpec(seed=1))
+    journal.record([StateChanged(id, State.RUNNING) for id in ids])
+    journal.forget(ids)
+    assert all(journal.known(id) for id in ids), "readers wait for their ends"
+    journal.record([Ended(id, Outcome(id, State.DONE, decode=True)) for id in ids])
+    assert journal.forgotten == 10
+    assert [event.id for event in journal.read(0)] == ids[10:]
+    journal.forget(ids)  # once more
+    assert journal.forgotten == len(ids)
+    journal.expect("b", DecodeSpec(seed=1))
+    journal.forget(["b"])
+    journal.record([Ended("b", Outcome("b", State.DONE, decode=True))])
+    assert [event.id for event in journal.read(0)] == ["b"]

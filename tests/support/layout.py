@@ -10,6 +10,7 @@ from pavane.cache import Extent, Node, Span
 from pavane.cache.slots import cut, join
 from pavane.kernels.batch import Batch
 from pavane.scheduler import layout as scheduler_layout
+from pavane.scheduler import reads as scheduler_reads
 from pavane.scheduler.attention import layout as layout_by_parents
 from pavane.scheduler.plan import Item, Step
 
@@ -46,7 +47,8 @@ def layout(batch: Batch) -> Layout:
 
 def expected(step: Step, bos: bool, share: bool) -> Layout:
     """Of what should be. Items whose rows are watched have a segment for each parent. What several others read is a
-    segment of its own if it is moved for one of them, or if reading it once saves at least MERGE_COST keys."""
+    segment of its own if it is moved for one of them, or if reading it once saves at least MERGE_COST keys; a short
+    header never is."""
     rows = [row for item in step.items for row in _rows(item, bos)]
     watched = {id(part.item) for part in step.watched}
     readers: Counter[Span] = Counter()
@@ -73,7 +75,7 @@ def expected(step: Step, bos: bool, share: bool) -> Layout:
                     alone.setdefault(delta, []).extend(_extents(span))
         own = alone.pop(0, [])
         for node in _path(item.tail):
-            if node.hi > item.lo:
+            if _is_own(node, item):
                 own += cut(node.extents or [], item.hi - node.lo)[0]
         segments[Segment(tuple(join([], own)), len(slots), tuple((slot, 0) for slot in slots))] += 1
         for delta, extents in alone.items():
@@ -104,9 +106,16 @@ def _reads(item: Item) -> dict[Span, list[int]]:
     for member in item.tail.context.members:
         reads.setdefault(member.span, []).append(member.delta)
     for node in _path(item.tail):
-        if node.hi <= item.lo:
+        if not _is_own(node, item):
             reads.setdefault(Span(node, node.lo), []).append(0)
     return reads
+
+
+def _is_own(node: Node, item: Item) -> bool:
+    span = item.call.span
+    assert span is not None
+    short = item.tail is span.node and item.tail.lo - span.lo <= scheduler_reads.HEADER
+    return node.hi > item.lo or (short and node.lo >= span.lo)
 
 
 def _path(tail: Node) -> list[Node]:

@@ -9,7 +9,7 @@ import torch
 from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, Section
 from pavane.bench.gpu.spike.launch import Launch, Pool, results
-from pavane.bench.gpu.spike.merging import by_row, rotations
+from pavane.bench.gpu.spike.merging import by_row
 from pavane.bench.gpu.subject import Subject
 
 Layer = Callable[[torch.Tensor, torch.Tensor], None]
@@ -39,7 +39,7 @@ def _each(pool: Pool, rows: int, segments: int, length: int) -> dict[str, float]
 
 
 def _by_queries(pool: Pool, launch: Launch, rows: int, segments: int, length: int) -> Layer:
-    ops, device, table = pool.subject.ops(), pool.device, rotations(pool.subject)
+    ops, device, table = pool.subject.ops(), pool.device, pool.subject.rotations
     launch.plan([rows] * segments, [length] * segments)
     q, pairs = pool.queries(rows), pool.queries(rows * segments)
     out, lse = results(pairs)
@@ -58,7 +58,7 @@ def _by_queries(pool: Pool, launch: Launch, rows: int, segments: int, length: in
 
 
 def _by_keys(pool: Pool, rows: int, keys: int, *, rotate: bool) -> Layer:
-    ops, device, table = pool.subject.ops(), pool.device, rotations(pool.subject)
+    ops, device, table = pool.subject.ops(), pool.device, pool.subject.rotations
     launch = pool.launch("fa3", ragged=True)
     launch.plan([rows], [keys])
     q, turned = pool.queries(rows), pool.queries(rows)

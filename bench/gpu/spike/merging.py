@@ -10,8 +10,7 @@ from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, Section
 from pavane.bench.gpu.spike.launch import Pool, results
 from pavane.bench.gpu.subject import Subject
-from pavane.kernels.gpu.ops import Ops, Rotations
-from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.kernels.gpu.ops import Ops
 
 ROWS = (16, 64)
 COST = {rows: Row(f"one more merge of each of {rows} rows: keys that are read in that time, by row") for rows in ROWS}
@@ -38,7 +37,7 @@ def _layer(pool: Pool, ops: Ops, rows: int, length: int, parts: int) -> float:
     keys = [length // parts] * parts
     launch = pool.launch("fa2")
     launch.plan([rows] * parts, keys)
-    table = rotations(pool.subject)
+    table = pool.subject.rotations
     q, pairs = pool.queries(rows), pool.queries(rows * parts)
     out, lse = results(pairs)
     merged = torch.empty_like(q)
@@ -61,13 +60,6 @@ def by_row(rows: int, segments: int, device: torch.device) -> torch.Tensor:
     """Parts that lie segment by segment, row by row; int32 [rows * segments]."""
     parts = torch.arange(rows * segments, dtype=torch.int32, device=device)
     return parts.view(segments, rows).t().flatten().contiguous()
-
-
-def rotations(subject: Subject) -> Rotations:
-    config = subject.sizes.config
-    frequencies, scale = rope_frequencies(config.rope, config.head_dim)
-    length = config.max_position if subject.card.small else 32_768
-    return Rotations.of(RopeTable(frequencies, length, scale), subject.card.device)
 
 
 def _us(value: float) -> str:

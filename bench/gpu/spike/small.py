@@ -8,7 +8,7 @@ import torch
 
 from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, Section
-from pavane.bench.gpu.spike.merging import by_row, rotations
+from pavane.bench.gpu.spike.merging import by_row
 from pavane.bench.gpu.subject import Subject
 from pavane.bench.gpu.timing import seconds
 from pavane.kernels.gpu.ops import Wishes
@@ -37,7 +37,7 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
 def operations(subject: Subject, rows: int) -> dict[str, tuple[Callable[[], object], int]]:
     """By name: a call, and the bytes that it reads and writes at least."""
     ops, config, device = subject.ops(), subject.sizes.config, subject.card.device
-    table = rotations(subject)
+    table = subject.rotations
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
 
     def numbers(*shape: int) -> torch.Tensor:

@@ -65,7 +65,7 @@ def on_device(samples: Samples) -> Wishes:
     return Wishes(*map(moved, given))
 
 
-@pytest.mark.parametrize(("size", "spread"), [(97, 0.05), (97, 5.0), (500, 1.0)])
+@pytest.mark.parametrize(("size", "spread"), [(97, 0.05), (97, 5.0), (300, 1.0)])
 def test_tokens_are_those_of_the_cpu(size: int, spread: float) -> None:
     rng = np.random.default_rng([size, int(100 * spread)])
     samples = asked(9, rng)
@@ -80,7 +80,7 @@ def test_tokens_are_those_of_the_cpu(size: int, spread: float) -> None:
 
 
 def test_of_equals_all_are_kept_and_the_first_is_the_likeliest() -> None:
-    size, rows = 130, 20
+    size, rows = 130, 14
     rng = np.random.default_rng(3)
     logits = torch.zeros(rows, size)
     samples = dataclasses.replace(
@@ -94,7 +94,7 @@ def test_of_equals_all_are_kept_and_the_first_is_the_likeliest() -> None:
     tokens, _ = OPS.sample(logits.to(DEVICE), on_device(samples))
     assert tokens.tolist() == sampling.sample(logits, samples).tokens.tolist()
     assert tokens[:4].tolist() == [0] * 4
-    assert len(set(tokens[4:].tolist())) > 12
+    assert len(set(tokens[4:].tolist())) > 8
 
 
 def edited(samples: Samples, size: int, rng: np.random.Generator) -> Samples:
@@ -120,7 +120,7 @@ def edited(samples: Samples, size: int, rng: np.random.Generator) -> Samples:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [97, 300])
+@pytest.mark.parametrize("size", [97, 200])
 def test_logits_are_edited_as_on_the_cpu_and_log_probabilities_are_those_before(size: int) -> None:
     rng = np.random.default_rng(size)
     samples = edited(asked(8, rng), size, rng)
