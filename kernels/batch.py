@@ -240,7 +240,12 @@ class StepResult:
         )
 
 
+class RunnerLostError(RuntimeError):
+    """What computes the steps is lost, as a GPU after an error of its own: no step can run any more in this process."""
+
+
 class Runner(Protocol):
-    """Executes steps in order, in one thread. A raised exception means that nothing of the step can be relied on."""
+    """Executes steps in order, in one thread. A raised exception means that nothing of the step can be relied on; after
+    RunnerLostError nothing at all."""
 
     def execute(self, batch: Batch) -> StepResult: ...

@@ -73,6 +73,10 @@ class ModelRunner:
         self.mover = mover
         self._sampled = np.zeros(0, dtype=np.int32)
 
+    def pages(self) -> SlotPages:
+        """See AttentionBackend."""
+        return self._model.pages()
+
     @torch.inference_mode()
     def execute(self, batch: Batch) -> StepResult:
         if self.mover is not None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 
-from pavane.kernels.batch import Batch, Runner, StepResult
+from pavane.kernels.batch import Batch, Runner, RunnerLostError, StepResult
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.preview import Plan
@@ -224,7 +224,7 @@ class Engine:
             planned = monotonic()
             try:
                 result = await self._result(running)
-            except StepHangsError:
+            except (StepHangsError, RunnerLostError):
                 raise
             except Exception as error:  # whatever the runner raises fails the calls of this step, not the server
                 log.exception("a step of %d rows failed", batch.n_rows)

@@ -75,6 +75,7 @@ async def start(
     tenants = read_tenants(Path(config.tenants)) if config.tenants else Tenants()
     listener = Listener(config, tenants)
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    config = await asyncio.to_thread(runners.settled, config)
     path = await asyncio.to_thread(find_model, config.model, config.revision, config.load_format)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     keep_blocks = dtype is torch.bfloat16
@@ -104,8 +105,9 @@ async def start(
     loaded = loaded.cut_vocabulary(vocab_size)
     constraints = Constraints(tokenizer, chat.end_ids, vocab_size)
     runner = (make_runner or runners.make_runner)(loaded, config, max_model_len + (bos_id is not None))
+    slots = runners.slots_of(runner, config)
     cache = GraphCache(
-        config.num_slots,
+        slots,
         bos_id=bos_id,
         identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
         absolute=config.batch_invariant,
@@ -113,7 +115,7 @@ async def start(
     )
     scheduler = Scheduler(
         cache,
-        Limits(max_model_len, config.num_slots, tokenizer.vocab_size, max_unfinished=config.max_unfinished_calls),
+        Limits(max_model_len, slots, tokenizer.vocab_size, max_unfinished=config.max_unfinished_calls),
         _Text(tokenizer, constraints),
         max_running=config.max_num_seqs,
         token_budget=config.max_num_batched_tokens,
@@ -154,7 +156,7 @@ async def start(
         chat_format=chat.name,
         chat_format_report=chat.report,
         version=version("pavane"),
-        token_slots=config.num_slots,
+        token_slots=slots,
         vocab_size=tokenizer.vocab_size,
         end_token_ids=sorted(chat.end_ids),
     )

@@ -16,6 +16,7 @@ from pavane.scheduler.scheduler import POLICIES
 
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
+DEVICES = ("auto", "cpu", "cuda")
 _ENDPOINT = re.compile(r"https?://[^/\s:@]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?/?")
 LOG_FORMATS = ("text", "json")
 ADMIN = ("auto", "on", "off")
@@ -55,8 +56,17 @@ class ServerConfig:
     )
     insecure: bool = _flag(False, "listen beyond loopback without TLS or without keys: something else sees to that")
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
+    device: str = _flag(
+        "auto", "what the model runs on; auto: an NVIDIA GPU if it and all it needs are there, else the CPU", DEVICES
+    )
+    gpu_memory_utilization: float = _flag(
+        0.9, "share of the GPU's memory that the server may take, with weights and the largest step"
+    )
+    enforce_eager: bool = _flag(False, "on a GPU: no captured graphs; slower, and for finding faults")
     max_model_len: int = _flag(0, "positions at most; 0: as many as the model was trained for")
-    num_slots: int = _flag(16_384, "token slots of the KV pool")
+    num_slots: int = _flag(
+        0, "token slots of the KV pool; 0: 16384 on a CPU, on a GPU as many as --gpu-memory-utilization leaves"
+    )
     host_cache_gb: float = _flag(
         0.0, "GB of memory for KV that has no room in the pool: it is moved back instead of encoded again; 0: none"
     )
@@ -99,7 +109,8 @@ class ServerConfig:
             "port": (0, 65_535),
             "metrics_port": (-1, 65_535),
             "max_model_len": (0, 10_000_000),
-            "num_slots": (16, 2**31 - 1),
+            "gpu_memory_utilization": (0.05, 1.0),
+            "num_slots": (16 if self.num_slots else 0, 2**31 - 1),
             "host_cache_gb": (0, 1e6),
             "max_num_seqs": (1, 65_536),
             "max_num_batched_tokens": (1, 1_000_000),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -13,26 +16,90 @@ from pavane.kernels.host import HostTier
 from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models import gpu_check
 from pavane.models.config import ModelConfig
 from pavane.models.cpu import cpu_forward
+from pavane.models.errors import ModelError
+from pavane.models.gpu_runner import GpuRunner
 from pavane.models.loader import LoadedModel
 from pavane.models.memory import check_fits
 from pavane.models.runner import ModelRunner
 from pavane.server.config import ConfigError, ServerConfig
 
+log = logging.getLogger(__name__)
+
 MakeRunner = Callable[[LoadedModel, ServerConfig, int], Runner]
 
 
-def make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
-    check_tables(loaded.config, config, max_model_len)
-    frequencies, scale = rope_frequencies(loaded.config.rope, loaded.config.head_dim)
-    rope = RopeTable(frequencies, max_model_len + 1, scale)
-    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
-    if not config.host_cache_gb:
-        return ModelRunner(forward)
+CPU_SLOTS = 16_384
+
+
+def settled(config: ServerConfig) -> ServerConfig:
+    """With the device that is meant, and on a CPU with the number of slots. Raises ModelError if there is no such
+    device, or something that it needs is missing."""
+    device = _device(config)
+    slots = config.num_slots if device == "cuda" else config.num_slots or CPU_SLOTS
+    return replace(config, device=device, num_slots=slots)
+
+
+def _device(config: ServerConfig) -> str:
+    if config.device == "cuda":
+        gpu_check.check(gpu_check.look())
+    if config.device != "auto":
+        return config.device
+    if torch.version.cuda is None or config.dtype == "float32" or config.batch_invariant:
+        return "cpu"
+    found = gpu_check.look()
     try:
-        return ModelRunner(forward, Mover(HostTier(forward.pages(), _host_bytes(config))))
+        gpu_check.check(found)
+    except ModelError as error:
+        if found.name:
+            log.warning("the GPU (%s) is not used: %s", found.name, error)
+        return "cpu"
+    return "cuda"
+
+
+def slots_of(runner: Runner, config: ServerConfig) -> int:
+    return runner.slots if isinstance(runner, GpuRunner) else config.num_slots
+
+
+def make_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> Runner:
+    """For a config that is `settled`. Raises ModelError or ConfigError."""
+    if config.device == "cuda":
+        return _with_tier(_gpu_runner(loaded, config, max_model_len), config)
+    check_tables(loaded.config, config, max_model_len)
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    rope = _rope(loaded.config, max_model_len)
+    forward = cpu_forward(loaded, rope, config.num_slots, dtype=dtype, batch_invariant=config.batch_invariant)
+    return _with_tier(ModelRunner(forward), config)
+
+
+def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -> GpuRunner:
+    from pavane.models.cuda import Wanted, gpu_runner, this_gpu
+
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    gpu_check.check_model(loaded.config, dtype, batch_invariant=config.batch_invariant)
+    wanted = Wanted(config.num_slots, config.gpu_memory_utilization, config.max_num_batched_tokens, config.max_num_seqs)
+    weights = loaded.weights
+    weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
+    rope = _rope(loaded.config, max_model_len)
+    return gpu_runner(loaded.config, weights, rope, wanted, this_gpu(eager=config.enforce_eager))
+
+
+def _rope(model: ModelConfig, max_model_len: int) -> RopeTable:
+    frequencies, scale = rope_frequencies(model.rope, model.head_dim)
+    return RopeTable(frequencies, max_model_len + 1, scale)
+
+
+R = TypeVar("R", ModelRunner, GpuRunner)
+
+
+def _with_tier(runner: R, config: ServerConfig) -> R:
+    if not config.host_cache_gb:
+        return runner
+    try:
+        runner.mover = Mover(HostTier(runner.pages(), _host_bytes(config)))
+        return runner
     except ValueError as error:
         raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give more, or 0 for none") from None
 
@@ -43,7 +110,7 @@ def _host_bytes(config: ServerConfig) -> int:
 
 def tier_of(runner: Runner) -> Tier | None:
     """The bookkeeping of the tier that the runner has, if it has one."""
-    if not isinstance(runner, ModelRunner) or runner.mover is None:
+    if not isinstance(runner, ModelRunner | GpuRunner) or runner.mover is None:
         return None
     tier = runner.mover.tier
     return Tier(tier.capacity // tier.page_bytes, PAGE, Costs(tier.page_bytes // PAGE))

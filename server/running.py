@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 from grpc_health.v1 import health
 
+from pavane.kernels.batch import RunnerLostError
 from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.server.config import ServerConfig
 from pavane.server.http_port import BEAT_S, HttpPort, Life
@@ -17,7 +18,7 @@ from pavane.server.origins import Origins
 
 log = logging.getLogger(__name__)
 
-ENGINE_FAILED, RUNNER_HANGS = 70, 71  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
+ENGINE_FAILED, RUNNER_HANGS, RUNNER_LOST = 70, 71, 72  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Server:
             error = self._engine_task.exception()
             log.error("the engine has stopped (%s); shutting down", error)
             self._life.why_dead = f"the engine has stopped: {error}"
-            status = RUNNER_HANGS if isinstance(error, StepHangsError) else ENGINE_FAILED
+            status = _status_of(error)
             signals.at_once.set()
         await self.shutdown(signals.at_once)
         beating.cancel()
@@ -95,3 +96,9 @@ class Server:
         if self._http is not None:
             self._http.close()
         log.info("stopped%s", "" if done else " with calls unfinished: their watchers were told")
+
+
+def _status_of(error: BaseException | None) -> int:
+    if isinstance(error, StepHangsError):
+        return RUNNER_HANGS
+    return RUNNER_LOST if isinstance(error, RunnerLostError) else ENGINE_FAILED

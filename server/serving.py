@@ -17,8 +17,8 @@ STDERR = 2
 
 
 def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
-    """Until a signal; the status to exit with. Does not return if the model runner hangs: its thread has no other
-    end than that of the process."""
+    """Until a signal; the status to exit with. Does not return if the model runner hangs or is lost: its thread
+    has no other end than that of the process."""
     # OpenMP's threads wait some microseconds for the next piece of work, then they sleep: long waits would take the
     # cores from everything else. Read when its library is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -31,7 +31,7 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     from pavane.models.errors import ModelError
     from pavane.server.app import start
     from pavane.server.logs import log_to
-    from pavane.server.running import RUNNER_HANGS, StopSignals
+    from pavane.server.running import RUNNER_HANGS, RUNNER_LOST, StopSignals
 
     async def until_signal() -> int:
         log_to(STDERR, config.log_level, config.log_format)
@@ -49,7 +49,7 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
         return 2
     except asyncio.CancelledError:
         return 130
-    if status == RUNNER_HANGS:
+    if status in (RUNNER_HANGS, RUNNER_LOST):
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)

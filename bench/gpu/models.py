@@ -1,4 +1,4 @@
-"""Random weights of a shape, and what runs them: on a CPU the plain forward pass, which stands in for a GPU's."""
+"""Random weights of a shape, and what runs them: on a CPU the plain forward pass stands in for a GPU's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ from pavane.bench.gpu.engine import Model
 from pavane.bench.gpu.section import NotHere
 from pavane.bench.gpu.sizes import Sizes
 from pavane.kernels.attention import TorchAttention
+from pavane.kernels.batch import Int32, Samples
+from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
+from pavane.kernels.gpu.upload import Upload
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models import gpu_check
+from pavane.models.config import ModelConfig, weight_shapes
+from pavane.models.cuda import Wanted, gpu_runner, this_gpu
 from pavane.models.decoder import Decoder
 from pavane.models.dummy import dummy_weights
+from pavane.models.errors import ModelError
 from pavane.models.runner import ModelRunner, TorchForward
+
+UTILIZATION = 0.9
+SAMPLES = 256  # calls at a time, at most
 
 
 def open_model(sizes: Sizes, device: torch.device) -> Model:
     """Raises NotHere, and what the models do."""
     if device.type == "cuda":
-        raise NotHere("the forward pass on a GPU is not part of this version")
+        return _on_a_gpu(sizes, device)
     config = sizes.config
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position, scale)
@@ -31,3 +41,41 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
         return store.k[layer].transpose(0, 1), store.v[layer].transpose(0, 1)
 
     return Model(config, runner, attention, sizes.slots, 4, stored)
+
+
+def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
+    found = gpu_check.look()
+    try:
+        gpu_check.check(found)
+    except ModelError as error:
+        raise NotHere(str(error)) from None
+    config = sizes.config
+    frequencies, scale = rope_frequencies(config.rope, config.head_dim)
+    rope = RopeTable(frequencies, config.max_position, scale)
+    wanted = Wanted(sizes.slots, UTILIZATION, sizes.prompt, SAMPLES)
+    runner = gpu_runner(config, _random(config, device), rope, wanted, this_gpu(eager=False))
+    model = runner.model
+
+    def stored(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.attention.store.k[layer, :-1], model.attention.store.v[layer, :-1]
+
+    def sample(logits: torch.Tensor, samples: Samples) -> Int32:
+        there = Upload(device).put(sample_arrays(samples))
+        chosen = choose(model.ops, logits, samples, wishes_of(there))
+        return finish(chosen, samples, chosen.tokens.cpu(), chosen.logprobs.cpu()).tokens
+
+    return Model(config, runner, model.attention, sizes.slots, 2, stored, sample)
+
+
+def _random(config: ModelConfig, device: torch.device) -> dict[str, torch.Tensor]:
+    """As `dummy_weights`, made on the device: of a model of billions of weights that takes a second there."""
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        made = torch.ones(shape, device=device)
+        if len(shape) == 2:
+            bound = (3 / shape[1]) ** 0.5
+            made = torch.empty(shape, dtype=torch.bfloat16, device=device).uniform_(-bound, bound)
+        elif name.endswith(".bias"):
+            made.zero_()
+        weights[name] = made
+    return weights

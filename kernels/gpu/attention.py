@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.gpu.captured import MOST_ROWS, Bucket, bucket_of, largest_groups, padded_arrays, sizes_of
 from pavane.kernels.gpu.ops import Ops, Rotations
 from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.upload import Upload
-from pavane.kernels.gpu.wrappers import Attention, Launch, Library, PagedLaunch, RaggedLaunch
+from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, PagedLaunch, RaggedLaunch
 from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
+
+MOST_KEYS = 1 << 22  # of a captured step
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +35,7 @@ class DevicePlan:
     key_angles: torch.Tensor
     merge_indptr: torch.Tensor
     order: torch.Tensor
+    also: dict[str, torch.Tensor]  # int32, flat
     launches: list[tuple[Group, Launch]]
     merged: bool
     queries: torch.Tensor  # [parts, heads, head_dim]
@@ -46,6 +54,14 @@ class DevicePlan:
         return self.pair_shares.zero_().index_add_(0, self.pairs, self.part_shares).cpu()
 
 
+class FixedPlan(NamedTuple):
+    """For a captured graph."""
+
+    bucket: Bucket
+    upload: Upload
+    plan: DevicePlan
+
+
 class FlashInferAttention:
     """The attention backend for GPUs. `scratch` and `workspace` are keys and bytes of memory that all layers share."""
 
@@ -53,27 +69,29 @@ class FlashInferAttention:
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
         blocks: int, scratch: int, workspace: int,
     ) -> None:  # fmt: skip
-        self._device = store.k.device
-        self._store = store
+        self.device = store.k.device
+        self.store = store
         self._what = what
         self._library = library
         self._ops = ops
-        self._table = Rotations.of(rope, self._device)
+        self._table = Rotations.of(rope, self.device)
         self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch)
-        self._workspace = torch.empty(workspace, dtype=torch.uint8, device=self._device)
+        self._workspace = torch.empty(workspace, dtype=torch.uint8, device=self.device)
         shape = (2, scratch, what.kv_heads, what.head_dim)
-        self._scratch = torch.empty(shape, dtype=what.dtype, device=self._device)
-        self._upload = Upload(self._device)
+        self._scratch = torch.empty(shape, dtype=what.dtype, device=self.device)
+        self._upload = Upload(self.device)
         self._launches: dict[Kind, Launch] = {}
+        self._indices: torch.Tensor | None = None  # for captured graphs
 
     def pages(self) -> SlotPages:
-        return SlotPages(self._store.parts())
+        return SlotPages(self.store.parts())
 
-    def plan(self, batch: Batch) -> DevicePlan:
+    def plan(self, batch: Batch, also: Mapping[str, npt.NDArray[Any]] | None = None) -> DevicePlan:
+        """`also`: arrays that go to the device in the same copy, until the next plan."""
         plan = make_plan(batch, self._heads)
         n, parts, what = batch.n_rows, plan.n_parts, self._what
-        there = self._upload.put(arrays_of(plan, batch))
-        indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self._device)
+        there = self._upload.put({**arrays_of(plan, batch), **(also or {})})
+        indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self.device)
         self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
         launches = [(group, self._launch(group.kind)) for group in plan.groups]
         for group, launch in launches:
@@ -83,18 +101,19 @@ class FlashInferAttention:
         return DevicePlan(
             positions=there["positions"], slots=there["slots"], pair_rows=there["pair_rows"], angles=there["angles"],
             indices=indices, key_angles=there["key_angles"], merge_indptr=there["merge_indptr"], order=there["order"],
-            launches=launches, merged=plan.merged, queries=queries, parts=results,
-            lse=torch.empty((parts, what.heads), device=self._device),
+            also={name: there[name] for name in also or {}}, launches=launches, merged=plan.merged,
+            queries=queries, parts=results,
+            lse=torch.empty((parts, what.heads), device=self.device),
             out=self._empty(n, what.dtype) if plan.merged else results,
-            pairs=torch.from_numpy(plan.pairs).to(self._device) if watched else None,
-            pair_shares=torch.zeros(batch.n_pairs, device=self._device) if watched else None,
-            part_shares=torch.zeros(parts, device=self._device) if watched else None,
+            pairs=torch.from_numpy(plan.pairs).to(self.device) if watched else None,
+            pair_shares=torch.zeros(batch.n_pairs, device=self.device) if watched else None,
+            part_shares=torch.zeros(parts, device=self.device) if watched else None,
         )  # fmt: skip
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: DevicePlan) -> torch.Tensor:
         """q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim], unrotated; [rows, heads * head_dim]."""
         what, ops, table = self._what, self._ops, self._table
-        keys, values = self._store.k[layer], self._store.v[layer]
+        keys, values = self.store.k[layer], self.store.v[layer]
         ops.store_kv(k, v, plan.positions, plan.slots, keys, values, table, what.k_scale, what.v_scale)
         ops.rotate_queries(q, plan.pair_rows, plan.angles, table, plan.queries)
         for group, launch in plan.launches:
@@ -112,6 +131,56 @@ class FlashInferAttention:
             plan.part_shares.add_(what.heads)
         return plan.out.flatten(1)
 
+    def plan_captured(self, batch: Batch) -> tuple[GpuPlan, Bucket] | None:
+        """For a step that a captured graph can run; None for all others."""
+        if batch.n_rows > MOST_ROWS or (batch.own[: batch.n_segments] > 1).any():
+            return None
+        plan = make_plan(batch, self._heads._replace(captured=True))
+        bucket = bucket_of(batch, plan)
+        return None if bucket is None or plan.n_keys > MOST_KEYS else (plan, bucket)
+
+    def fix(self, bucket: Bucket, also: Mapping[str, npt.NDArray[Any]]) -> FixedPlan:
+        """A plan whose tensors stay where they are; ready for a first run on padding alone. `also` are of the sizes
+        that `load` gets."""
+        if self._indices is None:
+            self._indices = torch.zeros((3, MOST_KEYS), dtype=torch.int32, device=self.device)
+        what, groups = self._what, largest_groups(bucket)
+        empty = {name: np.zeros(size, dtype=np.int32) for name, size in sizes_of(bucket).items()}
+        empty["slots"][:] = self.store.spare
+        upload = Upload(self.device)
+        there = upload.put({**empty, **also})
+        launches: list[tuple[Group, Launch]] = []
+        for group, indices in zip(groups, self._indices[1:], strict=False):
+            pieces = Captured(len(group.qo_indptr) - 1, indices)
+            launch = PagedLaunch(self._library, self._workspace, what, long=False, captured=pieces)
+            launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
+            launches.append((group, launch))
+        queries, results = (self._empty(bucket.all_parts, what.dtype) for _ in range(2))
+        plan = DevicePlan(
+            **{name: there[name] for name in empty},
+            indices=self._indices[0], key_angles=self._indices[0][:0], also={}, launches=launches,
+            merged=bucket.merged, queries=queries, parts=results,
+            lse=torch.empty((bucket.all_parts, what.heads), device=self.device),
+            out=self._empty(bucket.rows, what.dtype) if bucket.merged else results,
+            pairs=None, pair_shares=None, part_shares=None,
+        )  # fmt: skip
+        return FixedPlan(bucket, upload, plan)
+
+    def load(
+        self, fixed: FixedPlan, plan: GpuPlan, batch: Batch, also: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, torch.Tensor]:
+        """Puts a step's arrays where the tensors of `fixed` are; `also` on the device, which must always be of the same
+        sizes."""
+        extents = self._upload.put({"extents": plan.extents, "extent_starts": plan.extent_starts})
+        indices = fixed.plan.indices[: plan.n_keys]
+        self._ops.expand_extents(extents["extents"].view(-1, 2), extents["extent_starts"], indices)
+        mine = {group.kind: group for group in plan.groups}
+        for largest, launch in fixed.plan.launches:
+            group = mine[largest.kind]
+            launch.plan(group, indices[group.keys])
+        there = fixed.upload.put({**padded_arrays(plan, batch, fixed.bucket, self.store.spare), **also})
+        return {name: there[name] for name in also}
+
     def _launch(self, kind: Kind) -> Launch:
         if kind not in self._launches:
             self._launches[kind] = (
@@ -122,7 +191,7 @@ class FlashInferAttention:
         return self._launches[kind]
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self._device)
+        return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)
 
 
 def arrays_of(plan: GpuPlan, batch: Batch) -> dict[str, Int32]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-
-from pavane.kernels.batch import Int32
 
 _ALIGN = 4  # words: 16 bytes, as vector loads want them
 
@@ -23,24 +23,18 @@ class Upload:
         self._host = torch.empty(0, dtype=torch.int32)
         self._there = torch.empty(0, dtype=torch.int32, device=device)
 
-    def put(self, arrays: Mapping[str, Int32], sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
-        """The arrays (of 32 bits) on the device, by their names, flat; with `sizes`, that many words of each, so that
-        the views lie where they lay before: what an array has no words for keeps what was there."""
-        sizes = sizes or {name: array.size for name, array in arrays.items()}
-        places: dict[str, int] = {}
-        end = 0
-        for name, size in sizes.items():
-            places[name] = end
-            end += -(-size // _ALIGN) * _ALIGN
+    def put(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+        """The arrays (of 32 or 64 bits) on the device, by their names, as flat int32. Arrays of the same sizes in the
+        same order lie where they lay before."""
+        words = {name: np.ascontiguousarray(array).reshape(-1).view(np.int32) for name, array in arrays.items()}
+        ends = np.cumsum([0, *(-(-len(array) // _ALIGN) * _ALIGN for array in words.values())]).tolist()
+        end = ends[-1]
         if end > len(self._host):
-            pinned = self._device.type == "cuda"
-            self._host = torch.empty(2 * end, dtype=torch.int32, pin_memory=pinned)
+            self._host = torch.empty(2 * end, dtype=torch.int32, pin_memory=self._device.type == "cuda")
             self._there = torch.empty(2 * end, dtype=torch.int32, device=self._device)
-        words = self._host.numpy()
-        for name, array in arrays.items():
-            flat = np.ascontiguousarray(array).view(np.int32).reshape(-1)
-            if len(flat) > sizes[name]:
-                raise ValueError(f"{name} has {len(flat)} words, and there is room for {sizes[name]}")
-            words[places[name] : places[name] + len(flat)] = flat
+        host = self._host.numpy()
+        for array, place in zip(words.values(), ends, strict=False):
+            host[place : place + len(array)] = array
         self._there[:end].copy_(self._host[:end], non_blocking=True)
-        return {name: self._there[place : place + sizes[name]] for name, place in places.items()}
+        places = zip(words.items(), ends, strict=False)
+        return {name: self._there[place : place + len(array)] for (name, array), place in places}

@@ -1,9 +1,9 @@
 """A server whose model runner breaks when a file says so, with limits and a clock that tests choose.
 
-The file is named by FAULT and read in a step, which takes it away: `raise`, `hang`, `late` (a step of a second),
-`pace` with the seconds that steps take from now on, or `nan` with seeds (once, the logits of the samples with these
-seeds are no numbers). KEEPALIVE_S replaces the seconds of
-silence after which a connection is tried, and those that an answer may take. NOFILE bounds the open files.
+The file is named by FAULT and read in a step, which takes it away: `raise`, `lose`, `hang`, `late` (a step of a
+second), `pace` with the seconds that steps take from now on, or `nan` with seeds (once, the logits of the samples with
+these seeds are no numbers). KEEPALIVE_S replaces the seconds of silence after which a connection is tried, and those
+that an answer may take. NOFILE bounds the open files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pavane.kernels.batch import Batch, StepResult
+from pavane.kernels.batch import Batch, RunnerLostError, StepResult
 from pavane.kernels.sampling import sample
 from pavane.server import listen
 from pavane.server.config import add_flags, from_flags
@@ -60,6 +60,8 @@ class FaultyRunner:
     def _obey(self, fault: str) -> None:
         if fault == "raise":
             raise RuntimeError("the card has fallen off the bus")
+        if fault == "lose":
+            raise RunnerLostError("the card does not answer any more")
         if fault == "hang":
             self._never.wait()
         elif fault == "late":

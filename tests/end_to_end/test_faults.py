@@ -14,7 +14,7 @@ from end_to_end.served import LONG, PATIENCE, ServerProcess, Wire, content, deco
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.server.running import RUNNER_HANGS
+from pavane.server.running import RUNNER_HANGS, RUNNER_LOST
 
 FLAGS = ("--num-slots", "4096", "--step-timeout", "2")
 
@@ -133,6 +133,23 @@ async def hang(server: ServerProcess, fault: Fault) -> None:
         health.cancel()
     assert await asyncio.to_thread(server.process.wait, PATIENCE) == RUNNER_HANGS
     assert "a step has taken more than 2 s" in server.log
+
+
+async def test_a_runner_that_is_lost_ends_the_server(tmp_path: Path) -> None:
+    """As one that hangs does, at once and with another status."""
+    with faulty(tmp_path, *FLAGS) as losing:
+        async with grpc.aio.insecure_channel(losing.server.target) as channel:
+            wire = Wire(channel, "w")
+            await wire.open()
+            run = wire.run(prefill("q", "Hello."), decode("a", ["q"], max_tokens=LONG), decode("b", ["a"]))
+            story = await read(run, until=lambda story: "a" in story.calls and bool(story["a"].deltas))
+            losing.fault.order("lose")
+            await read(run, story=story)
+            for id in ("a", "b"):
+                assert story[id].message.state == pb.STATE_FAILED
+                assert story[id].message.error.reason == "RUNNER_FAILED"
+                assert "the card does not answer any more" in story[id].message.error.text
+        assert await asyncio.to_thread(losing.server.process.wait, PATIENCE) == RUNNER_LOST
 
 
 def test_probes_and_other_paths(server: ServerProcess) -> None:

@@ -96,7 +96,7 @@ def test_a_process_that_does_not_start(ends: Ends, name: str) -> None:
     ("flags", "variables", "words"),
     [
         (["--port", "70000"], {}, ("--port is 70000", "0 to 65535")),
-        (["--num-slots", "0"], {}, ("--num-slots is 0", "16 to")),
+        (["--num-slots", "15"], {}, ("--num-slots is 15", "16 to")),
         (["--host-cache-gb", "-1"], {}, ("--host-cache-gb is -1", "0 to")),
         (["--workflow-ttl", "nan"], {}, ("--workflow-ttl is nan",)),
         (["--model", "/nowhere"], {}, ("--model /nowhere", "no such file or folder", "ORG/NAME")),

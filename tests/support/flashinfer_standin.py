@@ -13,6 +13,7 @@ from support.flashinfer_plans import check_lengths, check_paged, check_pages
 
 
 class _Planned(NamedTuple):
+    rows: int  # of queries: in a captured graph as many as when it was captured
     qo: list[int]
     kv: list[int]
     indices: torch.Tensor
@@ -80,8 +81,8 @@ class PagedStandIn:
             room[: len(paged_kv_indices)].copy_(paged_kv_indices)
             indices = room
         self.planned = _planned(
-            qo_indptr, paged_kv_indptr, indices, causal, sm_scale, head_dim_qk, q_data_type, kv_data_type, o_data_type,
-            num_qo_heads, num_kv_heads,
+            self.most_rows or rows, qo_indptr, paged_kv_indptr, indices, causal, sm_scale, head_dim_qk, q_data_type,
+            kv_data_type, o_data_type, num_qo_heads, num_kv_heads,
         )  # fmt: skip
 
     def run(
@@ -139,8 +140,8 @@ class RaggedStandIn:
         check_lengths(qo_indptr, kv_indptr, causal=causal, padded=False)
         indices = torch.arange(int(kv_indptr[-1]), dtype=torch.int32)
         self.planned = _planned(
-            qo_indptr, kv_indptr, indices, causal, sm_scale, head_dim_qk, q_data_type, kv_data_type, o_data_type,
-            num_qo_heads, num_kv_heads,
+            int(qo_indptr[-1]), qo_indptr, kv_indptr, indices, causal, sm_scale, head_dim_qk, q_data_type,
+            kv_data_type, o_data_type, num_qo_heads, num_kv_heads,
         )  # fmt: skip
 
     def run(
@@ -160,9 +161,9 @@ STAND_IN = Library(PagedStandIn, RaggedStandIn)
 
 
 def _planned(
-    qo: torch.Tensor, kv: torch.Tensor, indices: torch.Tensor, causal: bool, scale: float | None, head_dim: int,
-    q_dtype: str | torch.dtype, kv_dtype: str | torch.dtype | None, o_dtype: str | torch.dtype | None, heads: int,
-    kv_heads: int,
+    rows: int, qo: torch.Tensor, kv: torch.Tensor, indices: torch.Tensor, causal: bool, scale: float | None,
+    head_dim: int, q_dtype: str | torch.dtype, kv_dtype: str | torch.dtype | None, o_dtype: str | torch.dtype | None,
+    heads: int, kv_heads: int,
 ) -> _Planned:  # fmt: skip
     def dtype(given: str | torch.dtype | None, otherwise: str | torch.dtype) -> torch.dtype:
         given = otherwise if given is None else given
@@ -171,7 +172,7 @@ def _planned(
         return found
 
     return _Planned(
-        qo.tolist(), kv.tolist(), indices, causal, scale or 1 / math.sqrt(head_dim), dtype(q_dtype, "float16"),
+        rows, qo.tolist(), kv.tolist(), indices, causal, scale or 1 / math.sqrt(head_dim), dtype(q_dtype, "float16"),
         dtype(kv_dtype, q_dtype), dtype(o_dtype, q_dtype), heads, kv_heads,
     )  # fmt: skip
 
@@ -183,7 +184,7 @@ def _attend(
     """keys, values float32 [keys of all pieces, kv_heads, head_dim]."""
     assert q.dtype is planned.q_dtype, f"queries are {q.dtype}, planned {planned.q_dtype}"
     assert q.is_contiguous()
-    assert q.shape[:2] == (planned.qo[-1], planned.heads), f"queries {tuple(q.shape)}, planned {planned.qo[-1]} rows"
+    assert q.shape[:2] == (planned.rows, planned.heads), f"queries {tuple(q.shape)}, planned {planned.rows} rows"
     assert out is not None
     assert lse is not None
     assert out.dtype is planned.o_dtype

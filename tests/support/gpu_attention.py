@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention
-from pavane.kernels.rope import RopeTable
+from pavane.kernels.host import HostTier
+from pavane.kernels.moves import Mover
+from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models.config import ModelConfig
+from pavane.models.gpu_decoder import GpuDecoder
+from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
 
 CPU = torch.device("cpu")
@@ -42,3 +49,29 @@ def standing_in(
     return FlashInferAttention(
         store, rope, what, STAND_IN, TorchOps(), blocks=blocks, scratch=scratch, workspace=1024
     )  # fmt: skip
+
+
+def again(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
+    """In place of capturing: what ran is run again, on the tensors it was given."""
+    out = run()
+
+    def replay() -> None:
+        out.copy_(run())
+
+    return out, replay
+
+
+def standing_in_runner(
+    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, host_pages: int = 0, graphs: bool = False
+) -> GpuRunner:
+    """In float32, so that results can be compared with the oracle's."""
+    frequencies, scale = rope_frequencies(config.rope, config.head_dim)
+    rope = RopeTable(frequencies, config.max_position + 1, scale)
+    store = ReadableKV(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.float32)
+    decoder = GpuDecoder(config, dict(weights), TorchOps(), torch.float32, CPU)
+    attention = standing_in(store, rope, config.num_heads)
+    runner = GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None, again if graphs else None), slots)
+    if host_pages:
+        layout = runner.pages()
+        runner.mover = Mover(HostTier(layout, host_pages * layout.page_bytes))
+    return runner

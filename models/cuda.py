@@ -1,0 +1,150 @@
+"""A model on an NVIDIA GPU: weights brought there, kernels warmed up, memory measured, the KV pool made of the rest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from pavane.kernels.batch import RunnerLostError
+from pavane.kernels.gpu.attention import FlashInferAttention
+from pavane.kernels.gpu.ops import Ops
+from pavane.kernels.gpu.store import DeviceKV
+from pavane.kernels.gpu.wrappers import Attention, Library
+from pavane.kernels.rope import RopeTable
+from pavane.models.config import ModelConfig
+from pavane.models.errors import ModelError
+from pavane.models.gpu_check import HOPPER, TOOLKIT
+from pavane.models.gpu_decoder import GpuDecoder
+from pavane.models.gpu_graphs import Record, cuda_recorder
+from pavane.models.gpu_memory import Used, pool_slots
+from pavane.models.gpu_runner import GpuModel, GpuRunner
+from pavane.models.gpu_warmup import decode_sizes, largest_step, step, warm_up_steps
+
+log = logging.getLogger(__name__)
+
+SCRATCH_KEYS = 65_536  # rotated at once, in each layer
+WORKSPACE = 512 << 20  # for the partial results that FlashInfer's kernels split off themselves
+BLOCKS_PER_SM = 2  # that FlashInfer's scheduler counts with
+GRAPHS = 1 << 30
+
+
+class Wanted(NamedTuple):
+    """What is asked of the runner."""
+
+    slots: int  # 0: as many as fit
+    utilization: float
+    most_rows: int
+    most_samples: int
+
+
+class Device(NamedTuple):
+    """A GPU, or for tests what stands in for one."""
+
+    device: torch.device
+    hopper: bool
+    blocks: int  # thread blocks at a time
+    library: Library
+    ops: Ops
+    measure: Callable[[], Used]
+    check: Callable[[], None]  # raises RuntimeError if the device does not answer
+    record: Record | None  # how graphs are captured
+
+
+def gpu_runner(
+    config: ModelConfig, weights: dict[str, torch.Tensor], rope: RopeTable, wanted: Wanted, gpu: Device
+) -> GpuRunner:
+    """Takes the entries out of `weights`, which are named as those of LoadedModel, and all of them.
+
+    Raises:
+        ModelError: not enough memory, or FlashInfer's kernels cannot be built; the text says what to do.
+    """
+    dtype = torch.bfloat16
+    try:
+        decoder = GpuDecoder(config, weights, gpu.ops, dtype, gpu.device)
+    except torch.OutOfMemoryError:
+        raise ModelError("the model's weights do not fit the GPU's memory; choose a smaller model") from None
+    gpu = _warm(config, decoder, rope, wanted, gpu)
+    if wanted.slots:
+        slots = wanted.slots
+    else:
+        slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
+    if gpu.device.type == "cuda":
+        torch.cuda.empty_cache()  # of the warm-up's small pool
+    try:
+        made = _runner(config, decoder, rope, slots, gpu)
+    except torch.OutOfMemoryError:
+        raise ModelError(f"{slots} slots of KV do not fit the GPU's memory; use a smaller --num-slots") from None
+    for rows in decode_sizes(wanted.most_samples):
+        made.execute(step([1] * rows, rope.origin, before=0))
+    log.info("%d slots of KV on the GPU", slots)
+    return made
+
+
+def _warm(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, wanted: Wanted, gpu: Device) -> Device:
+    """Builds every kernel, and runs the largest step, with a pool that is just large enough. The device without
+    FlashInfer's kernels for Hopper if these cannot be built, as with a toolkit that lacks their headers."""
+    steps = [
+        *warm_up_steps(rope.origin),
+        ("the largest step", largest_step(wanted.most_rows, wanted.most_samples, rope.origin)),
+    ]
+    slots = max(int(batch.slots.max()) for _, batch in steps) + 1
+    if gpu.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    runner = _runner(config, decoder, rope, slots, gpu._replace(record=None))
+    for number, (what, batch) in enumerate(steps, 1):
+        began = time.monotonic()
+        note = "kernels that are built for the first time take minutes"
+        log.info("warming up %d of %d: %s (%s)", number, len(steps), what, note)
+        try:
+            runner.execute(batch)
+        except (MemoryError, RunnerLostError) as error:
+            raise ModelError(str(error)) from None
+        except RuntimeError as error:  # of nvcc or ninja
+            if not gpu.hopper:
+                raise ModelError(f"FlashInfer's kernels cannot be built ({what}): {error}; use --device cpu") from error
+            log.warning("long prefills are slower, without FlashInfer's kernels for Hopper (%s): %s", what, error)
+            return _warm(config, decoder, rope, wanted, gpu._replace(hopper=False))
+        log.info("done in %.1f s", time.monotonic() - began)
+    return gpu
+
+
+def _runner(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, slots: int, gpu: Device) -> GpuRunner:
+    dtype = decoder.dtype
+    store = DeviceKV(config.num_layers, slots, config.num_kv_heads, config.head_dim, dtype, gpu.device)
+    what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, dtype, dtype, gpu.hopper)
+    attention = FlashInferAttention(
+        store, rope, what, gpu.library, gpu.ops, blocks=gpu.blocks, scratch=SCRATCH_KEYS, workspace=WORKSPACE
+    )
+    return GpuRunner(GpuModel(decoder, attention, gpu.ops, gpu.device, gpu.check, gpu.record), slots)
+
+
+def this_gpu(*, eager: bool) -> Device:
+    """The first GPU that CUDA_VISIBLE_DEVICES leaves, once `gpu_check.check` is content; no graphs if `eager`."""
+    if TOOLKIT.exists():  # FlashInfer would take the folder above an nvcc on the path, whatever lies there
+        os.environ.setdefault("CUDA_HOME", str(TOOLKIT.parents[1]))
+    # Only here: FlashInfer and Triton want a GPU, or at least their packages.
+    from flashinfer import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
+
+    from pavane.kernels.gpu.ops_triton import TritonOps
+
+    device = torch.device("cuda", 0)
+    properties = torch.cuda.get_device_properties(device)
+    library = Library(BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper)
+
+    def measure() -> Used:
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.synchronize(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+        # What the pool of the warm-up takes is small beside what is reserved for graphs.
+        return Used(total, others, torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+
+    return Device(
+        device, properties.major == HOPPER, BLOCKS_PER_SM * properties.multi_processor_count, library, TritonOps(),
+        measure, lambda: torch.cuda.synchronize(device), None if eager else cuda_recorder(),
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""Bringing a model to a GPU, with what stands in for one: what may be missing, memory, warming up."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.flashinfer_standin import STAND_IN, PagedStandIn
+from support.gpu_attention import again
+from support.tiny import tiny_config, tiny_weights
+
+from pavane.kernels.batch import NO_TOKEN
+from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models import cuda, gpu_check
+from pavane.models import gpu_warmup as warm_up
+from pavane.models.config import ModelConfig
+from pavane.models.cuda import Device, Wanted, gpu_runner
+from pavane.models.errors import ModelError
+from pavane.models.gpu_check import Surroundings, check, check_model
+from pavane.models.gpu_memory import Used, pool_slots
+from pavane.models.gpu_runner import GpuRunner
+from pavane.server import runners
+from pavane.server.config import ServerConfig
+from tests.models.test_runner import step
+
+torch.set_num_threads(1)
+GB = 10**9
+FINE = Surroundings("13.0", "", "NVIDIA H200", (9, 0), 141 * GB, "0.6.18.post1", True, True, False)
+CONFIG = tiny_config(head_dim=64, hidden_size=32, num_layers=2, max_position=200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"torch_cuda": None}, r"torch is built without CUDA; install .*, or use --device cpu"),
+        (
+            {"error": "The NVIDIA driver on your system is too old (found version 12040)."},
+            r"driver is too old for CUDA 13.0.*install a newer driver, or use --device cpu \(The NVIDIA driver",
+        ),
+        ({"error": "Found no NVIDIA driver on your system."}, r"no GPU that it can use \(Found no.*nvidia-smi"),
+        ({"capability": (7, 5), "name": "Tesla T4"}, r"Tesla T4 has compute capability 7.5; 8.0 is needed"),
+        ({"flashinfer": None}, r"FlashInfer is not installed; pip install 'pavane\[gpu\]', or use --device cpu"),
+        ({"flashinfer": "0.7.2"}, r"flashinfer-python is 0.7.2, and 0.6.x is needed"),
+        (
+            {"compiler": False},
+            r"not built and nvcc \(CUDA's toolkit\) is not .*flashinfer-jit-cache of version 0.6",
+        ),
+        ({"ninja": False}, r"not built and ninja is not there"),
+    ],
+)
+def test_what_is_missing_is_one_line_that_says_what_to_do(changes: dict[str, object], words: str) -> None:
+    check(FINE)
+    check(replace(FINE, compiler=False, ninja=False, built=True))
+    with pytest.raises(ModelError, match=words) as caught:
+        check(replace(FINE, **changes))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "invariant", "words"),
+    [
+        ({"head_dim": 80}, torch.bfloat16, False, "heads of 80 dimensions are not supported, only of 64, 128, 256"),
+        ({"num_heads": 7}, torch.bfloat16, False, "7 query heads are no multiple of 2"),
+        ({}, torch.float32, False, "--dtype float32 is not supported, only bfloat16"),
+        ({}, torch.bfloat16, True, "does not have --batch-invariant yet"),
+    ],
+)
+def test_models_that_the_kernels_cannot_run(
+    changes: dict[str, int], dtype: torch.dtype, invariant: bool, words: str
+) -> None:
+    check_model(CONFIG, torch.bfloat16, batch_invariant=False)
+    with pytest.raises(ModelError, match=words):
+        check_model(replace(CONFIG, **changes), dtype, batch_invariant=invariant)  # type: ignore[arg-type]
+
+
+def test_here_looking_finds_no_gpu() -> None:
+    found = gpu_check.look()
+    assert (found.torch_cuda is None) == (torch.version.cuda is None)
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ModelError, match="--device cuda"):
+        check(found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "device"),
+    [
+        ({"device": "cpu"}, FINE, "cpu"),
+        ({"device": "cuda"}, FINE, "cuda"),
+        ({}, FINE, "cuda"),
+        ({"dtype": "float32"}, FINE, "cpu"),
+        ({"batch_invariant": True}, FINE, "cpu"),
+        ({}, replace(FINE, flashinfer=None), "cpu"),
+        ({}, replace(FINE, error="Found no NVIDIA driver", name=""), "cpu"),
+    ],
+)
+def test_which_device_is_taken(
+    asked: dict[str, object],
+    found: Surroundings,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_check, "look", lambda: found)
+    settled = runners.settled(ServerConfig(**asked))  # type: ignore[arg-type]
+    assert (settled.device, settled.num_slots) == (device, 0 if device == "cuda" else 16_384)
+    assert runners.settled(ServerConfig(num_slots=77, **asked)).num_slots == 77  # type: ignore[arg-type]
+    assert ("is not used: --device cuda: FlashInfer is not installed" in caplog.text) == (found.flashinfer is None)
+
+
+def test_the_pool_is_what_the_rest_leaves() -> None:
+    used = Used(total=100 * GB, others=2 * GB, weights=16 * GB, peak=20 * GB)
+    assert pool_slots(used, 0.9, 10**5, reserve=GB, least=512) == (90 - 2 - 20 - 1) * 10**4
+    words = (
+        r"--gpu-memory-utilization 0.2 of 100.0 GB leaves 0.00 GB for KV, and 512 slots need 0.05 GB: weights take "
+        r"16.0 GB, the largest step 4.0 GB, others 2.0 GB"
+    )
+    with pytest.raises(ModelError, match=words):
+        pool_slots(used, 0.2, 10**5, GB, 512)
+
+
+def bring(config: ModelConfig, wanted: Wanted, device: Device) -> GpuRunner:
+    rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
+    return gpu_runner(config, tiny_weights(config), rope, wanted, device)
+
+
+def standing(used: Used) -> Device:
+    return Device(torch.device("cpu"), True, 264, STAND_IN, TorchOps(), lambda: used, lambda: None, again)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "SCRATCH_KEYS", 1000)
+    monkeypatch.setattr(cuda, "WORKSPACE", 1024)
+
+
+@pytest.mark.usefixtures("small")
+def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pavane")
+    slot = 2 * 2 * 2 * 64 * 2  # K and V of two layers and heads, in two bytes
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 5000 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8), standing(used))
+    assert runner.slots == 5000
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("warming up ") for line in lines) == 6
+    assert "5000 slots of KV on the GPU" in lines
+    result = runner.execute(step(0, NO_TOKEN))
+    assert np.isfinite(result.logprobs).all()
+
+
+class Unbuilt:
+    """FlashInfer's class where one backend, or both, cannot be compiled."""
+
+    def __init__(self, *args: object, backend: str, **given: object) -> None:
+        if backend in self.broken:
+            raise RuntimeError("Ninja build failed")
+        self.real = PagedStandIn(*args, backend=backend, **given)  # type: ignore[arg-type]
+        self.plan, self.run = self.real.plan, self.real.run
+
+    broken: tuple[str, ...] = ()
+
+
+@pytest.mark.usefixtures("small")
+def test_kernels_that_cannot_be_built_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unbuilt, "broken", ("fa2", "fa3"))
+    broken = standing(Used(GB, 0, 0, 0))._replace(library=STAND_IN._replace(paged=Unbuilt))
+    with pytest.raises(ModelError, match=r"cannot be built \(decodes\): Ninja build failed; use --device cpu"):
+        bring(CONFIG, Wanted(100, 0.9, 16, 8), broken)
+
+
+@pytest.mark.usefixtures("small")
+def test_without_the_kernels_for_hopper_the_others_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Unbuilt, "broken", ("fa3",))
+    runner = bring(
+        CONFIG, Wanted(600, 0.9, 16, 8), standing(Used(GB, 0, 0, 0))._replace(library=STAND_IN._replace(paged=Unbuilt))
+    )
+    assert "without FlashInfer's kernels for Hopper (a long prefill): Ninja build failed" in caplog.text
+    assert np.isfinite(runner.execute(warm_up.step([200], 200, before=0)).logprobs).all()

@@ -1,0 +1,148 @@
+"""The GPU's runner on a CPU, FlashInfer stood in for: random graphs against the oracle, samples against the CPU's."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.gpu_attention import standing_in_runner
+from support.graphs import graphs
+from support.harness import Harness, tiny_runner
+from support.tiny import tiny_config, tiny_weights
+from support.wishes import Wish, asked, random_logits
+
+from pavane.kernels.batch import NO_TOKEN, RunnerLostError
+from pavane.kernels.gpu import plan as planning
+from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
+from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.sampling import sample
+from pavane.models.gpu_runner import GpuModel, GpuRunner
+from pavane.scheduler.spec import CallSpec
+from tests.models.test_runner import step
+from tests.scheduler.test_oracle import CONFIG, WEIGHTS, check
+
+torch.set_num_threads(1)
+
+
+@given(
+    calls=graphs(),
+    bos=st.sampled_from([None, 0]),
+    budget=st.sampled_from([3, 17, 200]),
+    ahead=st.booleans(),
+    limit=st.sampled_from([2, 512]),
+    captured=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_graphs_equal_the_oracle(
+    calls: list[CallSpec], bos: int | None, budget: int, ahead: bool, limit: int, captured: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "longest_piece", lambda *_: limit)
+        harness = Harness(
+            standing_in_runner(CONFIG, WEIGHTS, 2000, graphs=captured),
+            2000,
+            bos_id=bos,
+            token_budget=budget,
+            ahead=ahead,
+        )
+        harness.submit(*calls)
+        harness.run()
+        check(harness, calls, bos)
+
+
+@given(calls=graphs(), slots=st.integers(90, 260))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_graphs_with_a_tier_below_a_small_pool(calls: list[CallSpec], slots: int) -> None:
+    harness = Harness(standing_in_runner(CONFIG, WEIGHTS, slots, host_pages=20), slots)
+    harness.submit(*calls)
+    harness.run()
+    check(harness, calls, None)
+
+
+@pytest.mark.parametrize("changes", [{"qkv_bias": True}, {"qk_norm": True}, {"tie_word_embeddings": False}])
+def test_families_as_the_cpu_has_them(changes: dict[str, bool]) -> None:
+    config = tiny_config(**changes)
+    weights = tiny_weights(config)
+    plain, gpu = tiny_runner(config, weights, 8), standing_in_runner(config, weights, 8)
+    for position, previous in ((0, NO_TOKEN), (1, 0), (2, 0)):
+        expected, got = (runner.execute(step(position, previous)) for runner in (plain, gpu))
+        assert got.tokens.tolist() == expected.tokens.tolist()
+        np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-4)
+
+
+def test_samples_with_edits_and_reports_go_by_the_cpu() -> None:
+    vocab = 200
+    wishes = [
+        Wish(temperature=0.0),
+        Wish(temperature=0.0, repetition=1.5, seen=(1, 2, 3)),
+        Wish(seed=3, bias={5: 30.0}),
+        Wish(temperature=0.0, allowed=frozenset({9})),
+        Wish(temperature=0.7, top_logprobs=3),
+        Wish(temperature=0.0, allowed=frozenset()),
+        Wish(seed=8, counter=2),
+    ]
+    samples, logits = asked(wishes, vocab), random_logits(len(wishes), vocab, 2.0)
+    there = Upload(torch.device("cpu")).put(sample_arrays(samples))
+    chosen = choose(TorchOps(), logits, samples, wishes_of(there))
+    assert chosen.by_hand.tolist() == [1, 2, 3, 4, 5]
+    got, expected = finish(chosen, samples, chosen.tokens.clone(), chosen.logprobs), sample(logits, samples)
+    assert got.tokens.tolist() == expected.tokens.tolist()
+    assert chosen.tokens.tolist() == expected.tokens.tolist(), "the next step would take another token"
+    np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-5)
+    assert got.top_tokens is not None
+    assert expected.top_tokens is not None
+    assert got.top_tokens.tolist() == expected.top_tokens.tolist()
+
+
+class Breaking:
+    """A model whose next steps raise, and whether the device answers after it."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, errors: Iterator[Exception], answers: bool) -> None:
+        self._errors = errors
+        self._answers = answers
+
+    def forward(self, *_: object) -> None:
+        raise next(self._errors)
+
+    def check(self) -> None:
+        if not self._answers:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def breaking(error: Exception, *, answers: bool) -> GpuRunner:
+    model: GpuModel = Breaking(iter([error]), answers)  # type: ignore[assignment]
+    return GpuRunner(model, 8)
+
+
+def test_a_step_without_memory_says_what_to_change() -> None:
+    runner = breaking(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), answers=True)
+    with pytest.raises(MemoryError, match="no memory for a step of 1 rows and 1 pairs; use a smaller --max-num-b"):
+        runner.execute(step(0, NO_TOKEN))
+
+
+def test_an_error_that_leaves_the_device_is_passed_on() -> None:
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        breaking(RuntimeError("shapes do not fit"), answers=True).execute(step(0, NO_TOKEN))
+    assert not isinstance(caught.value, RunnerLostError)
+
+
+def test_an_error_that_takes_the_device_is_the_end() -> None:
+    with pytest.raises(RunnerLostError, match="does not answer any more: CUDA error: device-side assert"):
+        breaking(RuntimeError("CUDA error: device-side assert"), answers=False).execute(step(0, NO_TOKEN))
+
+
+def test_a_step_without_samples_computes_its_rows() -> None:
+    batch = step(0, NO_TOKEN)
+    runner = standing_in_runner(CONFIG, WEIGHTS, 8)
+    result = runner.execute(replace(batch, samples=replace(batch.samples, count=0)))
+    assert len(result.tokens) == 0
+    plain = tiny_runner(CONFIG, WEIGHTS, 8)
+    plain.execute(batch)
+    after = step(1, NO_TOKEN)
+    assert runner.execute(after).tokens.tolist() == plain.execute(after).tokens.tolist()
