@@ -83,7 +83,7 @@ def test_random_graphs_equal_the_oracle(
 @pytest.mark.parametrize("backend", INVARIANT)
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_equal_parents_in_one_place_are_told_apart(backend: str, one_pass: bool) -> None:
-    """Parents that are one run in the tree, twins, one that another begins with, and the path that the call itself continues."""
+    """Parents that are one run in the tree, twins, one that another begins with, the path that the call continues."""
     calls = [
         prefill("a", [5, 6, 7]),
         prefill("b", [8, 9], "a"),
