@@ -109,7 +109,7 @@ class Converter:
                 raise RequestError(Reason.EMPTY_CONTENT, f"call {call_id!r} has no turns; give it one", (call_id,))
             return _worded(call_id, lambda: self._chat.turns([_turn(t) for t in prefill.turns.turns]))
         if kind == "text":
-            return self._without_bos(self._tokenizer.encode(prefill.text, special=True))
+            return self._without_bos(self._tokenizer.encode_array(prefill.text, special=True))
         if kind == "tokens":
             return self._without_bos(prefill.tokens.ids)
         raise RequestError(

@@ -1,9 +1,13 @@
 """The model's tokenizer, whatever files it comes from, with control tokens kept apart from text."""
 
+from __future__ import annotations
+
+import re
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import tokenizers
 
 from pavane.models.errors import ModelError
 from pavane.models.tokenizer_spec import ByteLevelSpec, SentencePieceSpec, TokenizerJsonSpec, TokenizerSpec
@@ -13,6 +17,9 @@ from pavane.server.text.tokenizer_json import tokenizer_json
 from pavane.server.text.vocabulary import Vocabulary
 
 PIECE = 8192  # tokens whose text takes some 0.3 ms
+LONG = 32_768  # characters; longer texts are encoded in pieces of about so many
+# Every pattern that byte-level vocabularies split text by begins a new piece at a space behind a letter.
+_CUT = re.compile(r"(?<=[a-z]) (?=[a-z])")
 
 
 def _go_on() -> None:
@@ -48,12 +55,16 @@ class Tokenizer:
         self._texts = [b"" if id in self.control_ids else data for id, data in enumerate(vocabulary.data)]
         self._control_text = {vocabulary.tokens[id]: id for id in sorted(self.control_ids)}
         self._space_after_control = _space_after_control(vocabulary)
+        added = vocabulary.special.get_added_tokens_decoder().values()
+        self._may_cut = isinstance(spec, ByteLevelSpec) and not any(" " in token.content for token in added)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a whole text, without BOS; control tokens spelled in it become such only with `special`."""
-        encoder = self._vocabulary.special if special else self._vocabulary.plain
-        # The batch call releases the GIL, the single one does not.
-        return list(encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return self.encode_array(text, special=special).tolist()
+
+    def encode_array(self, text: str, *, special: bool) -> array[int]:
+        """The same as int32, for texts of any length: no step on the way holds the GIL for long."""
+        return self._encode(self._vocabulary.special if special else self._vocabulary.plain, text)
 
     def encode_inner(self, text: str, *, after_control: bool) -> list[int]:
         """Token ids of a piece in the middle of a text, which may be cut there if control tokens stand at its ends.
@@ -63,7 +74,25 @@ class Tokenizer:
         """
         if after_control and self._space_after_control:
             return self.encode(text, special=False)
-        return list(self._vocabulary.inner.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return self._encode(self._vocabulary.inner, text).tolist()
+
+    def _encode(self, encoder: tokenizers.Tokenizer, text: str) -> array[int]:
+        ids = array("i")
+        for piece in self._pieces(text):
+            # The batch call releases the GIL, the single one does not; nor does reading the ids, or freeing all of it.
+            ids.extend(encoder.encode_batch_fast([piece], add_special_tokens=False)[0].ids)
+        return ids
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        """`text`, cut where its tokens are the same with and without the cut."""
+        begin = 0
+        while self._may_cut and len(text) - begin > LONG:
+            cut = _CUT.search(text, begin + LONG)
+            if cut is None:
+                break
+            yield text[begin : cut.start()]
+            begin = cut.start()
+        yield text[begin:] if begin else text
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids whose bytes are exactly `data`; what is no valid UTF-8 becomes one token per byte."""

@@ -1,3 +1,4 @@
+import random
 import threading
 import time
 from dataclasses import replace
@@ -146,6 +147,21 @@ def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) ->
         turns += 1
     thread.join()
     assert turns > 20
+
+
+@pytest.mark.parametrize("pre", ["smollm", "gpt-2", "llama-bpe", "qwen2", "tekken"])
+def test_long_texts_are_cut_where_that_changes_no_token(
+    spec: ByteLevelSpec, pre: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(replace(spec, pre=pre))
+    draw = random.Random(pre)
+    texts = [draw.choice(["", " ", "\n"]).join(draw.choices(CORPUS + DIGITS, k=60)) for _ in range(20)]
+    whole = [tokenizer.encode(text, special=special) for text in texts for special in (False, True)]
+    monkeypatch.setattr("pavane.server.text.tokenizer.LONG", 8)
+    assert sum(len(list(tokenizer._pieces(text))) for text in texts) > 10 * len(texts)
+    assert all("".join(tokenizer._pieces(text)) == text for text in texts)
+    assert [tokenizer.encode(text, special=special) for text in texts for special in (False, True)] == whole
+    assert list(tokenizer._pieces("A" * 100)) == ["A" * 100]
 
 
 def test_user_defined_tokens_stay_text_unless_the_template_writes_them(spec: ByteLevelSpec) -> None:
