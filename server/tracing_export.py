@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUEUE_SPANS = 4096
-BATCH = 16  # encoding them takes 4 ms, for which the event loop may wait for the interpreter's lock
+BATCH = 16  # encoding them takes 2 to 4 ms, for which the event loop may wait for the interpreter's lock
 LINGER_S = 0.25
 EXPORT_S = 5.0  # for one batch, the exporter's own retries included
 CLOSE_S = 2.0  # for what is left when the server ends
@@ -106,7 +106,8 @@ class SpanExport(Collector):
 
     def _gather(self) -> list[CallSpan | WorkflowSpan | None]:
         found = [self._queue.get()]
-        self._ending.wait(LINGER_S)
+        if self._queue.qsize() < BATCH:
+            self._ending.wait(LINGER_S)
         try:
             while len(found) < BATCH and found[-1] is not None:
                 found.append(self._queue.get_nowait())

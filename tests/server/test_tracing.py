@@ -188,6 +188,17 @@ def test_what_is_too_much_is_dropped_and_counted(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+def test_a_batch_that_is_full_waits_for_nothing(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing_export, "LINGER_S", 1.0)
+    export = SpanExport(collector.endpoint, "model")
+    began = time.monotonic()
+    for _ in range(tracing_export.BATCH * 10):
+        export.put(a_span())
+    collector.wait(tracing_export.BATCH * 10)
+    assert time.monotonic() - began < 5
+    export.close()
+
+
 @pytest.mark.parametrize("url", ["localhost:4317", "ftp://a:1", "http://", "http://a:b@c:1", "http://a/v1/traces"])
 def test_endpoints_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="--otlp-endpoint"):
