@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROTO_VENV := .venv-protos
 MYPY_FLOOR := 200
 
+DEBIAN := prometheus libfaketime
+
 .PHONY: demo test check serve bench protos tools clean
 
 demo: $(VENV)/.serve
@@ -66,8 +68,8 @@ $(PROTO_VENV)/.ready:
 tools: .tools/.ready
 .tools/.ready:
 	rm -rf .tools && mkdir .tools
-	cd .tools && (apt-get --quiet=2 download prometheus || (apt-get --quiet=2 update && apt-get --quiet=2 download prometheus))
-	cd .tools && dpkg --extract prometheus_*.deb . && rm prometheus_*.deb
+	cd .tools && (apt-get --quiet=2 download $(DEBIAN) || (apt-get --quiet=2 update && apt-get --quiet=2 download $(DEBIAN)))
+	cd .tools && for package in *.deb; do dpkg --extract $$package . || exit 1; done && rm *.deb
 	touch $@
 
 PROTO_OUT ?= src

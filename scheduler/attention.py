@@ -112,8 +112,12 @@ def attention_of(call: Call) -> Attention:
             runs.append(Member(Span(above, 0), context.start))
         taken: set[tuple[int, int]] = set()
         shift = call.start - (context.start + lo)
-        for use in call.uses:
-            pieces[use.id] = _piece(use, use.placed_at - shift, runs, taken)
+        # Long ones first: of two that begin alike in the same place, the run of the long one would do for both.
+        found = {
+            use.id: _piece(use, use.placed_at - shift, runs, taken)
+            for use in sorted(call.uses, key=lambda use: -use.tokens)
+        }
+        pieces |= {use.id: found[use.id] for use in call.uses}
         names = (*pieces, OWN)
         call.attention = Attention(names, tuple(pieces.values()), np.zeros(len(names)))
     return call.attention

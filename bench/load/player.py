@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
+from typing import Any
 
 from pavane.bench.load.arrivals import Room
 from pavane.bench.load.records import CLASSES, Records
@@ -39,14 +40,14 @@ class Player:
         records.begun += 1
         opened = False
         try:
-            await _open(wf)
-            opened = True
             try:
+                await _to_the_end(wf.__aenter__())
+                opened = True
                 messages = self._submit(wf, job)
                 await asyncio.gather(*(self._follow(message, played) for message in messages))
                 ended = perf_counter()
             finally:
-                await wf.close()
+                await _to_the_end(wf.close())
         except PavaneError as error:
             records.ended += 1
             if opened:
@@ -148,14 +149,13 @@ class Player:
                 latencies.gap.extend(after - before for before, after in pairwise(times))
 
 
-async def _open(wf: Workflow) -> None:
-    """Cancelled, it waits and closes the workflow: the server has opened it, or will."""
-    opening = asyncio.create_task(wf.__aenter__())
+async def _to_the_end(work: Coroutine[Any, Any, object]) -> None:
+    """Cancelled, it waits first: a request that was broken off may have opened a workflow, or not have closed it."""
+    task = asyncio.create_task(work)
     try:
-        await asyncio.shield(opening)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
-        await opening
-        await wf.close()
+        await task
         raise
 
 

@@ -83,12 +83,13 @@ def test_random_graphs_equal_the_oracle(
 @pytest.mark.parametrize("backend", INVARIANT)
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_equal_parents_in_one_place_are_told_apart(backend: str, one_pass: bool) -> None:
-    """Parents that are one run in the tree, twins, and the path that the call itself continues."""
+    """Parents that are one run in the tree, twins, one that another begins with, the path that the call continues."""
     calls = [
         prefill("a", [5, 6, 7]),
         prefill("b", [8, 9], "a"),
         prefill("twin", [5, 6, 7]),
         prefill("c", [10, 11], "a", "b"),
+        prefill("short", [5, 6]),
     ]
     fields = {"forced": (4, 5, 6, 7), "attention_mass": True, "one_pass": one_pass}
     calls += [
@@ -96,6 +97,7 @@ def test_equal_parents_in_one_place_are_told_apart(backend: str, one_pass: bool)
         decode("moved", [3], "c", "a", "b", **fields),
         decode("twins", [3], "a", ParentSpec("twin", offset=0), ParentSpec("b", offset=9), "c", **fields),
         decode("exact", [3, 12], "a", ParentSpec("c", exact=True), ParentSpec("b", exact=True), **fields),
+        decode("within", [3], "short", ParentSpec("a", offset=0), **fields),
         decode("alone", [3], **fields),
     ]
     for bos in (None, 0):

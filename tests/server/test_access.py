@@ -73,9 +73,13 @@ async def test_the_request_id_comes_back(channel: grpc.aio.Channel) -> None:
 async def test_a_stream_says_its_request_id_at_its_end(channel: grpc.aio.Channel) -> None:
     workflows: Any = rpc.WorkflowServiceStub(channel)
     await workflows.OpenWorkflow(pb.OpenWorkflowRequest(workflow_id="w"))
+    prompt = pb.Call(id="p", prefill=pb.Prefill(tokens=pb.Tokens(ids=[300])))
+    await workflows.Submit(pb.SubmitRequest(workflow_id="w", calls=[prompt]))
     watch = workflows.Watch(pb.WatchRequest(workflow_id="w"), metadata=(ID,))
+    await watch.read()  # it has begun
     await workflows.CloseWorkflow(pb.CloseWorkflowRequest(workflow_id="w"))
-    assert await watch.read() is grpc.aio.EOF
+    while await watch.read() is not grpc.aio.EOF:
+        pass
     assert dict(await watch.trailing_metadata())["x-request-id"] == "r-1"
 
 
