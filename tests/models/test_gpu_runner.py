@@ -1,5 +1,6 @@
 """The GPU's runner on a CPU, FlashInfer stood in for: random graphs against the oracle, samples against the CPU's."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.gpu_attention import standing_in_runner
 from support.graphs import graphs
-from support.harness import Harness, tiny_runner
+from support.harness import Harness, decode, prefill, tiny_runner
 from support.tiny import tiny_config, tiny_weights
 from support.wishes import Wish, asked, random_logits
 
@@ -61,6 +62,28 @@ def test_random_graphs_with_a_tier_below_a_small_pool(calls: list[CallSpec], slo
     harness.submit(*calls)
     harness.run()
     check(harness, calls, None)
+
+
+def test_decodes_run_as_captured_graphs(caplog: pytest.LogCaptureFixture) -> None:
+    """Of one row each, and of the rows of several that read one parent; as they run without."""
+    caplog.set_level(logging.DEBUG, logger="pavane")
+    told = []
+    for capture in (True, False):
+        harness = Harness(standing_in_runner(CONFIG, WEIGHTS, 2000, graphs=capture), 2000)
+        parent = prefill("p", [3 + i % 90 for i in range(200)])
+        others = [prefill(f"q{i}", list(range(5, 8 + i))) for i in range(3)]
+        answers = [decode(f"a{i}", [4], f"q{i}", "p", max_tokens=6, logprobs=1, seed=i) for i in range(3)]
+        alone = decode("b", [9, 9], max_tokens=9, logprobs=1, seed=7)
+        harness.submit(parent, *others, *answers, alone)
+        harness.run()
+        told.append([harness.outcome(call.id) for call in (*answers, alone)])
+    captured = [record.getMessage() for record in caplog.records if "captured" in record.getMessage()]
+    assert all(line.startswith("captured a graph of Bucket(rows=") for line in captured)
+    assert any("pieces=1, parts=4, merged=True" in line for line in captured), captured
+    assert any("pieces=0, parts=0, merged=False" in line for line in captured), captured
+    for with_graphs, without in zip(*told, strict=True):
+        assert with_graphs.tokens == without.tokens
+        np.testing.assert_allclose(with_graphs.logprobs, without.logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"qkv_bias": True}, {"qk_norm": True}, {"tie_word_embeddings": False}])
