@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,8 +21,11 @@ def warm_up_steps(positions: int) -> Iterator[tuple[str, Batch]]:
 
 
 def largest_step(rows: int, samples: int, positions: int) -> Batch:
-    """One call of `rows` rows, the last `samples` of which are sampled with every filter on."""
-    return step([rows], positions, before=0, samples=min(rows, samples))
+    """One call of `rows` rows, the last `samples` of which are sampled with every filter on, the first with a bias."""
+    batch = step([rows], positions, before=0, samples=min(rows, samples))
+    bias = np.minimum(np.arange(batch.samples.count + 1), 1).astype(np.int32)
+    samples_of = replace(batch.samples, bias_indptr=bias, bias_ids=_ints([0]), bias_values=np.ones(1, dtype=np.float32))
+    return replace(batch, samples=samples_of)
 
 
 def decode_sizes(most: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Samples on a device: all are chosen there, and those that change their logits first, or report others, on the CPU."""
+"""Samples on a device: all are chosen there, and those that report the likeliest tokens besides on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Int64, Samples
-from pavane.kernels.edits import edited
+from pavane.kernels.gpu.edits import edits_of
 from pavane.kernels.gpu.ops import Ops, Wishes
 from pavane.kernels.gpu.pieces import ranges
 from pavane.kernels.sampling import Sampled, sample
@@ -43,8 +43,8 @@ class Chosen(NamedTuple):
 
 def choose(ops: Ops, logits: torch.Tensor, samples: Samples, wishes: Wishes) -> Chosen:
     """For logits float32 [samples.count, vocabulary] on the device."""
-    by_hand = np.flatnonzero(edited(samples) | (samples.top_logprobs[: samples.count] > 0))
-    tokens, logprobs = ops.sample(logits, wishes)
+    by_hand = np.flatnonzero(samples.top_logprobs[: samples.count] > 0)
+    tokens, logprobs = ops.sample(logits, wishes, edits_of(samples, logits.device))
     kept = logits[torch.from_numpy(by_hand).to(logits.device)] if len(by_hand) else logits[:0]
     return Chosen(tokens, logprobs, kept, by_hand)
 
@@ -75,6 +75,7 @@ def select(samples: Samples, rows: Int64) -> Samples:
     return replace(
         samples,
         count=len(rows),
+        masks_ready=None,  # they have been waited for
         **{name: getattr(samples, name)[rows] for name in plain},
         seen_indptr=seen_indptr,
         seen_ids=samples.seen_ids[seen],
