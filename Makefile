@@ -48,9 +48,10 @@ $(VENV)/.bench: $(VENV)/.serve
 	$(PIP) -e '.[server,cli,bench]'
 	touch $@
 
+# FlashInfer for its signatures, Triton for its interpreter: neither needs a GPU, nor what they pull in for one.
 $(VENV)/.test: $(VENV)/.serve
 	$(PIP) -e '.[server,cli,test]'
-	$(PIP) --no-deps flashinfer-python==0.6.18.post1
+	$(PIP) --no-deps flashinfer-python==0.6.18.post1 triton==3.6.0
 	touch $@
 
 $(VENV)/.check: $(VENV)/.test
