@@ -28,7 +28,7 @@ class Fetcher:
                     continue
                 self._tier.pin([node])
                 self._reclaimer.make_room(len(node))
-                self._storage.allot(node, len(node))
+                self._storage.allot([node], [len(node)])
                 self.fetch([node])
 
     def pin(self, nodes: Iterable[Node]) -> list[Node]:

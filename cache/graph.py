@@ -155,7 +155,9 @@ class GraphCache:
         sizes = [len(n) for n in missing]
         if missing:
             sizes[-1] += spare
-        want = sum(max(0, size - length_of(n.extents or [])) for n, size in zip(missing, sizes, strict=True))
+        have = [length_of(node.extents or []) for node in missing]
+        sizes = [max(size, slots) for size, slots in zip(sizes, have, strict=True)]
+        want = sum(sizes) - sum(have)
         spared = sum(self._idle.slots_by_level[Keep.SOON :]) if sparing and self._idle.by_level else 0
         if want > self.pool.free + self.idle_slots - spared:
             for node in nodes:
@@ -166,9 +168,9 @@ class GraphCache:
             return False
         copied = fetcher.pin(missing) if fetcher is not None else []
         self._reclaimer.make_room(want)
-        for node, size in zip(missing, sizes, strict=True):
+        for node in missing:
             node.owner = owner
-            storage.allot(node, max(size, length_of(node.extents or [])))
+        storage.allot(missing, sizes)
         if fetcher is not None:
             fetcher.fetch(copied)
         return True
@@ -225,7 +227,7 @@ class GraphCache:
             if capacity - have > self.pool.free + self.idle_slots:
                 return False
             self._reclaimer.make_room(capacity - have)
-            self._storage.allot(node, capacity)
+            self._storage.allot([node], [capacity])
         return True
 
     def append(self, node: Node, tokens: Sequence[int], owner: object) -> None:

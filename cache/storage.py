@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pavane.cache.eviction import Idle, Policy
 from pavane.cache.nodes import Keep, Node
-from pavane.cache.slots import Extent, SlotPool, join, length_of
+from pavane.cache.slots import Extent, SlotPool, cut, join, length_of
 from pavane.cache.tiers import Tier
 
 # KV of a node was computed into slots, dropped from slots, dropped there while a tier keeps it, fetched from the tier,
@@ -50,14 +50,28 @@ class Storage:
         if self._tier is not None:
             self._tier.regraded(node)
 
-    def allot(self, node: Node, capacity: int) -> None:
-        """Gives `node` slots for `capacity` tokens, after those that it has; they must be free."""
-        have = node.extents or []
-        before = have or (node.parent.extents if node.parent is not None else None)
-        after = before[-1].end if before else None
-        extra = self.pool.allocate(capacity - length_of(have), after)
-        node.extents = join(have, extra)
-        self.count(node.context.namespace, length_of(extra))
+    def allot(self, nodes: Sequence[Node], capacities: Sequence[int]) -> None:
+        """Gives each of `nodes`, in the order of their paths, slots for so many tokens, after those that it has; they
+        must be free. Nodes without slots get theirs together with the parent they follow, out of one extent if there
+        is one: they are read together, and end together."""
+        first = 0
+        for i in range(1, len(nodes) + 1):
+            if i == len(nodes) or nodes[i].extents is not None or nodes[i].parent is not nodes[i - 1]:
+                self._allot_path(nodes[first:i], capacities[first:i])
+                first = i
+
+    def _allot_path(self, nodes: Sequence[Node], capacities: Sequence[int]) -> None:
+        """As `allot`, for nodes of which each but the first has no slots and continues the one before."""
+        top = nodes[0]
+        have = top.extents or []
+        before = have or (top.parent.extents if top.parent is not None else None)
+        wanted = sum(capacities) - length_of(have)
+        extra = self.pool.allocate(wanted, before[-1].end if before else None)
+        for node, capacity in zip(nodes, capacities, strict=True):
+            part, extra = cut(extra, capacity - length_of(have))
+            node.extents = join(have, part)
+            have = []
+        self.count(top.context.namespace, wanted)
 
     def give_back(self, node: Node, extents: list[Extent]) -> None:
         """Frees `extents`, which were those of `node`."""

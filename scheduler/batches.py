@@ -115,13 +115,15 @@ class BatchMaker:
                 left = hi - tail.lo
                 tokens.append(tail.tokens[left - 1])
                 extents += each.head
+                before = each.before
                 for start, length in tail.extents or ():
-                    extents.append(start)
+                    extents.append(start - before)
                     if length >= left:
-                        extents.append(left)
+                        extents.append(left + before)
                         break
-                    extents.append(length)
+                    extents.append(length + before)
                     left -= length
+                    before = 0
                 counts.append(len(extents) - size)
                 continue
             begin = min(lo, each.begin)
@@ -131,8 +133,11 @@ class BatchMaker:
                 left = (hi if node is tail else node.hi) - node.lo
                 tokens += node.tokens[max(lo - node.lo, 0) : left]
                 for start, length in node.extents or ():
-                    extents.append(start)
-                    extents.append(min(length, left))
+                    if len(extents) > size and extents[-2] + extents[-1] == start:
+                        extents[-1] += min(length, left)
+                    else:
+                        extents.append(start)
+                        extents.append(min(length, left))
                     left -= length
                     if left <= 0:
                         break

@@ -24,7 +24,8 @@ class Reads:
     """`entries` [n, 5] are (number of the encoding, delta, tokens, extents, 1 if it is the first entry of this number),
     those of one delta side by side, 0 at last; APART makes an entry a segment by itself. The last one, with -1 extents,
     stands for the path's own end, which is not in `extents` [all, 2]. Both are bytes of int32, which many at once are
-    joined fastest from. `head` has the extents, start and length by turns, of that end but for its last node.
+    joined fastest from. Of that end but for its last node, `before` tokens lie right before those of that node, and
+    `head` has the extents of the others, start and length by turns.
 
     Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
     path's context had been cut `splits` times.
@@ -33,6 +34,7 @@ class Reads:
     entries: bytes
     extents: bytes
     head: array[int]
+    before: int
     begin: int
     needs: list[Span]
     splits: int
@@ -74,10 +76,14 @@ class Encodings:
             extents += where
             seen.add(number)
         entries.extend(OWN_PART)
+        head, before = join([], [extent for node in own[:-1] for extent in node.slots()]), 0
+        if head and head[-1].end == own[-1].slots()[0].start:
+            before = head.pop().length
         return Reads(
             entries.tobytes(),
             extents.tobytes(),
-            array("i", chain.from_iterable(extent for node in own[:-1] for extent in node.slots())),
+            array("i", chain.from_iterable(head)),
+            before,
             begin,
             item.call.needs,
             context.splits,
@@ -113,6 +119,7 @@ def reads_apart(item: Item) -> Reads:
         array("i", chain.from_iterable(entries)).tobytes(),
         array("i", chain.from_iterable(extents)).tobytes(),
         array("i"),
+        0,
         NOT_AGAIN,
         item.call.needs,
         item.tail.context.splits,

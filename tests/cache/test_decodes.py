@@ -53,6 +53,43 @@ def test_a_running_decode_is_found_once_it_is_sealed() -> None:
     leave(cache, sealed, sealed)
 
 
+def test_a_header_and_its_answer_lie_side_by_side() -> None:
+    """Not the header in a hole of its size, and the answer elsewhere."""
+    cache = GraphCache(40)
+    hole, wall = message(cache, B), message(cache, C)
+    cache.release(hole)
+    cache.evict(len(B))
+    assert cache.pool.free_extents()[0] == (0, len(B))
+    header = put(cache, [12, 13])
+    branch = cache.branch(header.node, [14])
+    cache.retain(branch)
+    needs = cache.requirements([header, branch])
+    assert cache.acquire(needs, "decode", spare=5)
+    audit(cache, [header, branch, wall], needs)
+    assert header.node.extents == [(6, 2)]
+    assert branch.node.extents == [(8, 6)]
+    cache.abandon(needs, "decode")
+    leave(cache, header, branch, wall)
+
+
+def test_a_path_lies_in_several_holes_if_none_is_large_enough() -> None:
+    cache = GraphCache(10)
+    hole, wall = message(cache, B), message(cache, C)
+    cache.release(hole)
+    cache.evict(len(B))
+    header = put(cache, [12, 13, 14])
+    branch = cache.branch(header.node, [15])
+    cache.retain(branch)
+    needs = cache.requirements([header, branch])
+    assert cache.acquire(needs, "decode", spare=2)
+    audit(cache, [header, branch, wall], needs)
+    assert header.node.extents == [(6, 3)]
+    assert branch.node.extents == [(9, 1), (0, 2)]
+    assert cache.pool.free == 0
+    cache.abandon(needs, "decode")
+    leave(cache, header, branch, wall)
+
+
 def test_equal_decodes_become_one_and_give_their_slots_back() -> None:
     cache = GraphCache(100)
     one = run_decode(cache, [3], [4, 5])
