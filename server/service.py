@@ -14,6 +14,7 @@ from pavane.scheduler.engine import Engine
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.scoring import ScoreSpec
 from pavane.scheduler.spec import CallSpec
+from pavane.server.aside import Aside
 from pavane.server.auth import caller
 from pavane.server.convert import Converter, group_spec, outcome_message, plan_message, receipt_message
 from pavane.server.ends import message_of
@@ -41,6 +42,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
     ) -> None:
         """`default_ttl` in seconds; `slot_bytes`: K and V of one token in all layers."""
         self._engine = engine
+        self._aside = Aside()
         self._limits = engine.scheduler.graph.limits
         self._journals = journals
         self._origins = origins
@@ -183,7 +185,7 @@ class WorkflowService(rpc.WorkflowServiceServicer):
             raise RequestError(Reason.INVALID_REQUEST, "the submission has no calls")
         check_submission(request, self._limits)
         if self._converter.slow(request):
-            return await asyncio.to_thread(self._converter.calls, request)
+            return await self._aside.run(self._converter.calls, request)
         return self._converter.calls(request)
 
     def _known(self, key: Key, ids: Iterable[str]) -> Journal:

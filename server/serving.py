@@ -23,6 +23,8 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
     # cores from everything else. Read when its library is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # A text is one piece of work: threads of its own would only wait for the cores that the model has.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # gRPC's own lines go to stderr past the log, one for each handshake that fails, and wait for its reader.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
