@@ -661,9 +661,9 @@ global___WatchCacheResponse = WatchCacheResponse
 @typing.final
 class CacheEvent(google.protobuf.message.Message):
     """A run of tokens whose KV was stored, evicted or moved. One message may be several runs, and one run part of several messages.
-    Answers are told of when their tokens are final. A run is where the last of its events says: in slots once it was stored,
-    elsewhere once it was moved, and nowhere once it was evicted. What is moved to slots keeps its place on the host, which is
-    told of no more until the run leaves its slots again.
+    Known tokens of an answer are told of when they are stored, the others when they are final. A run is where the last of its
+    events says: in slots once it was stored, elsewhere once it was moved, and nowhere once it was evicted. What is moved to
+    slots keeps its place on the host, which is told of no more until the run leaves its slots again.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -266,6 +266,8 @@ async def test_watching_the_cache(ops: AdminWire, opened: Opened) -> None:
     seen: dict[str, list[admin.CacheEvent]] = {}
     while sum(e.tokens for e in seen.get("a", ())) < len(messages["a"].tokens):
         for event in (await stream.read()).events:
+            if event.namespace != "watched":
+                continue  # what the tests before have left may have to go
             assert event.kind == admin.CACHE_EVENT_KIND_STORED
             assert (event.namespace, event.workflow_id) == ("watched", wire.id)
             assert len(event.content_key) == 20
