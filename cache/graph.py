@@ -17,7 +17,7 @@ from pavane.cache.eviction import Policy
 from pavane.cache.fetching import Fetcher
 from pavane.cache.nodes import LEVELS, Context, Entry, Keep, Member, Node, Position, Span
 from pavane.cache.reclaim import Reclaimer
-from pavane.cache.requirements import requirements
+from pavane.cache.requirements import origins, requirements
 from pavane.cache.slots import cut, length_of
 from pavane.cache.storage import Change, Storage
 from pavane.cache.tiers import Tier
@@ -217,6 +217,16 @@ class GraphCache:
         for part in Span(node, 0).upwards():
             if part.lo < hi and part.hi > lo:
                 part.known = min(part.known, max(0, lo - part.lo))
+
+    def origins(self, span: Span) -> list[Node]:
+        """The nodes of `span` and all that they were computed from, near and far."""
+        return origins(span)
+
+    def distrust(self, nodes: Iterable[Node]) -> None:
+        """The KV of `nodes` may be wrong: where no running call uses it, it is dropped, here and in the tier below, and
+        is computed again when somebody needs it."""
+        for node in nodes:
+            self._reclaimer.distrust(node)
 
     # ---- the tail of a running decode
 

@@ -75,16 +75,28 @@ class Reclaimer:
         if node.refs == 0 and node.locks == 0 and not node.indexed and node.attached:
             if self._tier is not None:
                 self._tier.detach(node)
-            if node.extents is not None:
-                self._storage.idle.discard(node)
-                self._storage.count(node.context.namespace, -length_of(node.extents))
-                self._storage.pool.release(self._drop(node))
+            self._empty(node)
         self._trees.prune(node)
+
+    def distrust(self, node: Node) -> None:
+        """See `GraphCache.distrust`. A copy from which something is being fetched stays."""
+        if node.locks:
+            return
+        if node.copy is not None and not node.copy.entry.pins:
+            self.forget(node.copy.entry)
+        self._empty(node)
 
     def forget(self, entry: Entry) -> None:
         """Drops what a tier holds; no move from it may be under way."""
         assert self._tier is not None
         self._prune_all(self._tier.forget(entry))
+
+    def _empty(self, node: Node) -> None:
+        """Takes the KV from an idle node, if it has any."""
+        if node.extents is not None:
+            self._storage.idle.discard(node)
+            self._storage.count(node.context.namespace, -length_of(node.extents))
+            self._storage.pool.release(self._drop(node))
 
     def _drop(self, node: Node) -> list[Extent]:
         """Takes the KV from a node that stands in no order any more; the slots, and counting them, are the caller's."""

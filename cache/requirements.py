@@ -48,6 +48,12 @@ def inputs_first(wanted: Node, seen: set[Node], missing: Callable[[Node], bool])
     return out
 
 
+def origins(span: Span) -> list[Node]:
+    """The nodes of `span` and all that they were computed from, near and far; inputs stand before what reads them."""
+    seen: set[Node] = set()
+    return [node for own in span.nodes() for node in inputs_first(own, seen, lambda _: True)]
+
+
 def inputs_of(span: Span) -> list[Span]:
     """What computing `span` reads besides itself: its context's members and the path above it."""
     spans = [member.span for member in span.node.context.members]

@@ -43,12 +43,14 @@ class Bridge:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """The result of a coroutine. Raises TimeoutError after `timeout` seconds."""
+        """The result of a coroutine. Raises TimeoutError after `timeout` seconds. Interrupted, it cancels the coroutine
+        and waits for its end."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout)
         except BaseException:
-            future.cancel()
+            if future.cancel():
+                asyncio.run_coroutine_threadsafe(self._ended(work), self._loop).result()
             raise
 
     def call(self, function: Callable[[], T]) -> T:
@@ -65,6 +67,11 @@ class Bridge:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _ended(self, work: Coroutine[Any, Any, object]) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task.get_coro() is work]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call, samples
+from pavane.clients.completion import completed
 from pavane.clients.draft import Draft
 from pavane.clients.edges import Edge, Fidelity, Parent
 from pavane.clients.errors import AlreadyExists, NotFound, PavaneError, WorkflowClosed
@@ -62,7 +63,7 @@ class Workflow:
         self._total: Receipt | None = None
 
     async def __aenter__(self) -> Self:
-        answer = await self._verbs.open(self._open_request)
+        answer = await completed(self._verbs.open(self._open_request), self._verbs.close if self._close else None)
         # In a workflow that goes on, m0 is probably taken.
         self._auto_prefix = f"{secrets.token_hex(4)}-m" if answer.existed else "m"
         self._watcher = Watcher(
@@ -91,18 +92,12 @@ class Workflow:
         """Ends the workflow: what still runs is cancelled, its handles raise, all ids are released.
 
         Of a workflow made with `close=False` only this client's part ends: everything is submitted and runs on.
+        Cancelled, it still asks the server, for PARTING_S at most, as does opening, which then closes again.
         """
         if self._closed is not None:
             return
         self._closed = WorkflowClosed("WORKFLOW_CLOSED", f"workflow {self.id!r} is closed on this side")
-        try:
-            if self._close:
-                await self._submitter.stop()
-                await self._close_on_server()
-            else:
-                await self._submitter.drain()
-        finally:
-            await self.abandon(self._closed)
+        await completed(self._leave(self._closed))
 
     async def abandon(self, error: WorkflowClosed) -> None:
         """Lets go without a word to the server; handles that have not ended raise `error`."""
@@ -293,6 +288,16 @@ class Workflow:
         message = self._messages.get(event.id)
         if message is not None:
             message.take(event)
+
+    async def _leave(self, closed: WorkflowClosed) -> None:
+        try:
+            if self._close:
+                await self._submitter.stop()
+                await self._close_on_server()
+            else:
+                await self._submitter.drain()
+        finally:
+            await self.abandon(closed)
 
     async def _close_on_server(self) -> None:
         assert self._watcher is not None

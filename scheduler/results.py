@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pavane.cache import GraphCache
+from pavane.cache import GraphCache, Node
 from pavane.kernels.batch import StepResult
 from pavane.scheduler.attention import take_shares
 from pavane.scheduler.calls import Call
 from pavane.scheduler.content import restart, seal, take
+from pavane.scheduler.errors import Reason
 from pavane.scheduler.plan import Sample, Step
 from pavane.scheduler.readiness import Readiness
 from pavane.scheduler.samples import Taken, taken_tokens
@@ -50,7 +51,10 @@ class Results:
         decode = call.spec.decode
         if call.scoring is not None:
             failure = call.scoring.failure(call.id)
-            self._states.end(call, State.DONE if failure is None else State.FAILED, now, failure)
+            if failure is None:
+                self._states.end(call, State.DONE, now)
+            else:
+                self._fail(call, failure, now)
             return
         if decode is not None and call.span is not None and not call.span.node.indexed:
             call.span = self._cache.seal(call.span, call.needs)
@@ -72,8 +76,24 @@ class Results:
             restart(self._cache, call)
             self._readiness.begin(call)
             self._states.publish(call, Restarted(call.id, call.attempt, end))
+            if end.reason == Reason.RUNNER_FAILED:
+                suspects = self._suspects(call)
+                self._states.let_go_of_needs(call)
+                self._states.wait(call)
+                self._cache.distrust(suspects)
         else:
-            self._states.end(call, State.FAILED, now, end)
+            self._fail(call, end, now)
+
+    def _fail(self, call: Call, failure: Failure, now: float) -> None:
+        suspects = self._suspects(call) if failure.reason == Reason.RUNNER_FAILED else []
+        self._states.end(call, State.FAILED, now, failure)
+        self._cache.distrust(suspects)
+
+    def _suspects(self, call: Call) -> list[Node]:
+        """Where the KV may be that made the logits of `call` no numbers. What other running calls read as well stays:
+        if it is wrong they fail too, and the last of them drops it."""
+        assert call.span is not None
+        return self._cache.origins(call.span)
 
     def _seal(self, call: Call, finish: Finish, now: float) -> None:
         """The content of a running decode ends here."""

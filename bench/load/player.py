@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
-from typing import Any
 
 from pavane.bench.load.arrivals import Room
 from pavane.bench.load.records import CLASSES, Records
@@ -40,14 +39,11 @@ class Player:
         records.begun += 1
         opened = False
         try:
-            try:
-                await _to_the_end(wf.__aenter__())
+            async with wf:
                 opened = True
                 messages = self._submit(wf, job)
                 await asyncio.gather(*(self._follow(message, played) for message in messages))
                 ended = perf_counter()
-            finally:
-                await _to_the_end(wf.close())
         except PavaneError as error:
             records.ended += 1
             if opened:
@@ -147,16 +143,6 @@ class Player:
             if times:
                 latencies.first_token.append(max(0.0, times[0] - known))
                 latencies.gap.extend(after - before for before, after in pairwise(times))
-
-
-async def _to_the_end(work: Coroutine[Any, Any, object]) -> None:
-    """Cancelled, it waits first: a request that was broken off may have opened a workflow, or not have closed it."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
 
 
 def _sums(*receipts: Receipt) -> Mapping[str, int]:

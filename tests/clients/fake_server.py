@@ -53,6 +53,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         self.fail: set[str] = set()  # calls that fail after their second word
         self.sealed: set[str] = set()
         self.opens: list[pb.OpenWorkflowRequest] = []
+        self.slow: dict[str, float] = {}  # seconds that the answer to opening or closing the workflow takes
         self.restart: set[str] = set()  # calls whose first attempt is void after its second word
 
     async def start(self) -> str:
@@ -87,6 +88,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
         self.opens.append(request)
         existed = key in self.workflows
         workflow = self.workflows.setdefault(key, FakeWorkflow())
+        await asyncio.sleep(self.slow.get(request.workflow_id, 0))
         return pb.OpenWorkflowResponse(existed=existed, cursor=len(workflow.events))
 
     async def Submit(self, request, context):
@@ -292,6 +294,7 @@ class FakeServer(stubs.WorkflowServiceServicer, stubs.ModelServiceServicer):
                 message = workflow.messages[i]
                 message.state = pb.STATE_CANCELLED
                 workflow.emit(id=i, failed=message)
+        await asyncio.sleep(self.slow.get(request.workflow_id, 0))
         workflow.closed = True
         workflow.wake()
         return pb.CloseWorkflowResponse(total=total)
