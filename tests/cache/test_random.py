@@ -184,6 +184,13 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.idle_slots == idle - freed
         assert self.cache.pool.free == free + freed
 
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def distrust(self, data: st.DataObject) -> None:
+        nodes = self.cache.origins(self.pick(data, self.holders).span)
+        self.cache.distrust(nodes)
+        assert not [node for node in nodes if node.extents is not None and not node.locks]
+
     @invariant()
     def sound(self) -> None:
         held = [need for holder in self.holders for need in holder.needs]
