@@ -63,7 +63,8 @@ async def _measure(at_once: int, waves: int, flags: tuple[str, ...], progress: P
     leaked = left["pavane_token_slots"] - left["pavane_token_slots_free"] - left["pavane_token_slots_idle"]
     half = [gb for count, gb in memory if count > workflows // 2]
     growth = median(half[len(half) // 2 :]) / median(half[: max(1, len(half) // 2)])
-    held = {name: value for name, value in left.items() if name.startswith("pavane_num_") and value}
+    counts = ("pavane_num_preemptions",)  # of what was, not of what is there
+    held = {name: n for name, n in left.items() if name.startswith("pavane_num_") and n and not name.startswith(counts)}
     figures = [
         Figure(f"{at_once} workflows at once, {CALLS} calls each: calls that ended well, share",
                ended / (workflows * CALLS), at_least(1.0), f"{ended}", f"{workflows * CALLS}"),
