@@ -28,7 +28,7 @@ from pavane.models.gpu_warmup import decode_sizes, largest_step, step, warm_up_s
 log = logging.getLogger(__name__)
 
 SCRATCH_KEYS = 65_536  # rotated at once, in each layer
-WORKSPACE = 512 << 20  # for the partial results that FlashInfer's kernels split off themselves
+WORKSPACE_BYTES = 512 << 20  # for the partial results that FlashInfer's kernels split off themselves
 BLOCKS_PER_SM = 2  # that FlashInfer's scheduler counts with
 GRAPHS = 1 << 30
 
@@ -119,7 +119,14 @@ def _runner(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, slots: in
     store = DeviceKV(config.num_layers, slots, config.num_kv_heads, config.head_dim, dtype, gpu.device)
     what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, dtype, dtype, gpu.hopper)
     attention = FlashInferAttention(
-        store, rope, what, gpu.library, gpu.ops, blocks=gpu.blocks, scratch=SCRATCH_KEYS, workspace=WORKSPACE
+        store,
+        rope,
+        what,
+        gpu.library,
+        gpu.ops,
+        blocks=gpu.blocks,
+        scratch=SCRATCH_KEYS,
+        workspace_bytes=WORKSPACE_BYTES,
     )
     return GpuRunner(GpuModel(decoder, attention, gpu.ops, gpu.device, gpu.check, gpu.record), slots)
 

@@ -50,7 +50,7 @@ class GgufTensor:
     def _dequantise(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         try:
             values = gguf.dequantize(stored, self.quantisation)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # how the library says that it does not know the type
             raise ModelError(
                 f"tensor {self.name} has type {self.quantisation.name}, which cannot be dequantised; convert the model "
                 "to F16 or Q8_0"

@@ -63,11 +63,12 @@ class FixedPlan(NamedTuple):
 
 
 class FlashInferAttention:
-    """The attention backend for GPUs. `scratch` and `workspace` are keys and bytes of memory that all layers share."""
+    """The attention backend for GPUs. `scratch` keys, and `workspace_bytes` (FlashInfer's), are memory that
+    all layers share."""
 
     def __init__(
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
-        blocks: int, scratch: int, workspace: int,
+        blocks: int, scratch: int, workspace_bytes: int,
     ) -> None:  # fmt: skip
         self.device = store.k.device
         self.store = store
@@ -76,7 +77,7 @@ class FlashInferAttention:
         self._ops = ops
         self._table = Rotations.of(rope, self.device)
         self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch)
-        self._workspace = torch.empty(workspace, dtype=torch.uint8, device=self.device)
+        self._workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=self.device)
         shape = (2, scratch, what.kv_heads, what.head_dim)
         self._scratch = torch.empty(shape, dtype=what.dtype, device=self.device)
         self._upload = Upload(self.device)

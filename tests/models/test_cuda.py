@@ -134,7 +134,7 @@ def standing(used: Used) -> Device:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "SCRATCH_KEYS", 1000)
-    monkeypatch.setattr(cuda, "WORKSPACE", 1024)
+    monkeypatch.setattr(cuda, "WORKSPACE_BYTES", 1024)
 
 
 @pytest.mark.usefixtures("small")

@@ -47,7 +47,7 @@ def standing_in(
     _, _, kv_heads, head_dim = store.k.shape
     what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
     return FlashInferAttention(
-        store, rope, what, STAND_IN, TorchOps(), blocks=blocks, scratch=scratch, workspace=1024
+        store, rope, what, STAND_IN, TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024
     )  # fmt: skip
 
 
