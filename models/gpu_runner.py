@@ -116,6 +116,8 @@ class GpuRunner:
                 self._wait()
             forward_s = time.perf_counter() - began  # the device works while the host goes on: known at the end
         moved = self.mover.report(wait=not batch.n_rows) if self.mover is not None else None
+        if moved is not None and (moved.failed or moved.lost):
+            self.model.check()
         return StepResult(
             sampled.tokens, sampled.logprobs, forward_s, sampled.top_tokens, sampled.top_logprobs, moved, scored, shares
         )

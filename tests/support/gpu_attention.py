@@ -7,16 +7,17 @@ from collections.abc import Callable
 import torch
 
 from pavane.kernels.gpu.attention import FlashInferAttention
+from pavane.kernels.gpu.carrier import DeviceCarrier
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention
-from pavane.kernels.host import HostTier
-from pavane.kernels.moves import Mover
+from pavane.kernels.moves import Mover, host_mover
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
+from support.late_streams import LateDevice
 
 CPU = torch.device("cpu")
 
@@ -62,9 +63,10 @@ def again(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], N
 
 
 def standing_in_runner(
-    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, host_pages: int = 0, graphs: bool = False
-) -> GpuRunner:
-    """In float32, so that results can be compared with the oracle's."""
+    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, host_pages: int = 0, graphs: bool = False,
+    late: LateDevice | None = None,
+) -> GpuRunner:  # fmt: skip
+    """In float32, so that results can be compared with the oracle's. `late`, if given, carries KV to the host."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     store = ReadableKV(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.float32)
@@ -73,5 +75,8 @@ def standing_in_runner(
     runner = GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None, again if graphs else None), slots)
     if host_pages:
         layout = runner.pages()
-        runner.mover = Mover(HostTier(layout, host_pages * layout.page_bytes))
+        runner.mover = host_mover(layout, host_pages * layout.page_bytes)
+        if late is not None:
+            carrier = DeviceCarrier(layout.parts, late.streams, chunk_bytes=layout.page_bytes)
+            runner.mover = Mover(runner.mover.tier, carrier)
     return runner
