@@ -40,6 +40,7 @@ class Wanted(NamedTuple):
     utilization: float
     most_rows: int
     most_samples: int
+    kv_dtype: torch.dtype = torch.bfloat16  # or float8_e4m3fn
 
 
 class Device(NamedTuple):
@@ -72,17 +73,17 @@ def gpu_runner(
     if wanted.slots:
         slots = wanted.slots
     else:
-        slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, dtype)
+        slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, wanted.kv_dtype)
         slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
     if gpu.device.type == "cuda":
         torch.cuda.empty_cache()  # of the warm-up's small pool
     try:
-        made = _runner(config, decoder, rope, slots, gpu)
+        made = _runner(config, decoder, rope, slots, wanted.kv_dtype, gpu)
     except torch.OutOfMemoryError:
         raise ModelError(f"{slots} slots of KV do not fit the GPU's memory; use a smaller --num-slots") from None
     for rows in decode_sizes(wanted.most_samples):
         made.execute(step([1] * rows, rope.origin, before=0))
-    log.info("%d slots of KV on the GPU", slots)
+    log.info("%d slots of KV on the GPU, in %s", slots, str(wanted.kv_dtype).removeprefix("torch."))
     return made
 
 
@@ -96,7 +97,7 @@ def _warm(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, wanted: Wan
     slots = max(int(batch.slots.max()) for _, batch in steps) + 1
     if gpu.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    runner = _runner(config, decoder, rope, slots, gpu._replace(record=None))
+    runner = _runner(config, decoder, rope, slots, wanted.kv_dtype, gpu._replace(record=None))
     for number, (what, batch) in enumerate(steps, 1):
         began = time.monotonic()
         note = "kernels that are built for the first time take minutes"
@@ -114,10 +115,11 @@ def _warm(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, wanted: Wan
     return gpu
 
 
-def _runner(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, slots: int, gpu: Device) -> GpuRunner:
-    dtype = decoder.dtype
-    store = DeviceKV(config.num_layers, slots, config.num_kv_heads, config.head_dim, dtype, gpu.device)
-    what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, dtype, dtype, gpu.hopper)
+def _runner(
+    config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, slots: int, kv_dtype: torch.dtype, gpu: Device
+) -> GpuRunner:
+    store = DeviceKV(config.num_layers, slots, config.num_kv_heads, config.head_dim, kv_dtype, gpu.device)
+    what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, decoder.dtype, kv_dtype, gpu.hopper)
     attention = FlashInferAttention(
         store,
         rope,

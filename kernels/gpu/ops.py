@@ -67,10 +67,10 @@ class Ops(Protocol):
 
     def gather_rotated(
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
-        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
+        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: float = 1.0, v_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], outputs [n, kv_heads, d]: for
-        many rows it is cheaper to rotate the keys once. Caches of the outputs' dtype only."""
+        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], times the scales that `store_kv`
+        had; outputs [n, kv_heads, d] of the activations' dtype. For many rows it is cheaper to rotate the keys once."""
         ...
 
     def merge(
@@ -129,10 +129,10 @@ class TorchOps:
 
     def gather_rotated(
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
-        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
+        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: float = 1.0, v_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        k_out.copy_(_rotate(k_cache.index_select(0, slots), angles, table))
-        v_out.copy_(v_cache.index_select(0, slots))
+        k_out.copy_(_rotate(k_cache.index_select(0, slots), angles, table) * k_scale)
+        v_out.copy_(v_cache.index_select(0, slots).float() * v_scale)
 
     def merge(
         self, parts: torch.Tensor, lse: torch.Tensor, indptr: torch.Tensor, order: torch.Tensor, out: torch.Tensor,

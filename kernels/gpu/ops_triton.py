@@ -55,9 +55,9 @@ class TritonOps:
 
     def gather_rotated(
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
-        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
+        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: float = 1.0, v_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        self._rotate(k_cache, slots, angles, table, k_out, (v_cache, v_out))
+        self._rotate(k_cache, slots, angles, table, k_out, (v_cache, v_out), (k_scale, v_scale))
 
     def merge(
         self, parts: torch.Tensor, lse: torch.Tensor, indptr: torch.Tensor, order: torch.Tensor, out: torch.Tensor,
@@ -110,14 +110,16 @@ class TritonOps:
         table: Rotations,
         out: torch.Tensor,
         copied: tuple[torch.Tensor, torch.Tensor] | None = None,
+        scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        """out[i] = R(angles[i]) x[rows[i]]; `copied`: (from, to) of what is gathered beside it as it is."""
+        """out[i] = R(angles[i]) x[rows[i]]; `copied`: (from, to) of what is gathered beside it unrotated. Both times
+        their `scales`."""
         count, heads, dim = out.shape
         half = power_of_two(dim // 2)
         block = max(1, ROTATED_AT_ONCE // half)
         source, target = copied or (None, None)
         rotate_heads_kernel[(-(-count * heads // block),)](
-            x, x.stride(0), rows, angles, *table, out, source, target, count,
+            x, x.stride(0), rows, angles, *table, out, source, target, *scales, count,
             HEADS=heads, HALF=dim // 2, BLOCK=block, BLOCK_HALF=half, COPY=copied is not None,
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ from pavane.models.gpu_check import Surroundings, check, check_model
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuRunner
 from pavane.server import runners
-from pavane.server.config import ServerConfig
+from pavane.server.config import ConfigError, ServerConfig
 from tests.models.test_runner import step
 
 torch.set_num_threads(1)
@@ -90,6 +90,7 @@ def test_here_looking_finds_no_gpu() -> None:
         ({"device": "cpu"}, FINE, "cpu"),
         ({"device": "cuda"}, FINE, "cuda"),
         ({}, FINE, "cuda"),
+        ({"kv_cache_dtype": "fp8"}, FINE, "cuda"),
         ({"dtype": "float32"}, FINE, "cpu"),
         ({"batch_invariant": True}, FINE, "cpu"),
         ({}, replace(FINE, flashinfer=None), "cpu"),
@@ -109,6 +110,26 @@ def test_which_device_is_taken(
     assert (settled.device, settled.num_slots) == (device, 0 if device == "cuda" else 16_384)
     assert runners.settled(ServerConfig(num_slots=77, **asked)).num_slots == 77  # type: ignore[arg-type]
     assert ("is not used: --device cuda: FlashInfer is not installed" in caplog.text) == (found.flashinfer is None)
+
+
+@pytest.mark.parametrize("found", [None, replace(FINE, flashinfer=None), replace(FINE, capability=(8, 0))])
+def test_a_cpu_has_no_kv_of_eight_bits(found: Surroundings | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--kv-cache-dtype is fp8, which only a GPU has here, .*: leave it out, or use --device cuda"
+    if found is None:
+        with pytest.raises(ConfigError, match=words):
+            runners.settled(ServerConfig(device="cpu", kv_cache_dtype="fp8"))
+        return
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_check, "look", lambda: found)
+    with pytest.raises(ConfigError, match=words):
+        runners.settled(ServerConfig(kv_cache_dtype="fp8"))
+    with pytest.raises(ModelError, match=r"FlashInfer is not installed|compute capability 8.0, and fp8 needs 8.9"):
+        runners.settled(ServerConfig(device="cuda", kv_cache_dtype="fp8"))
+
+
+def test_batch_invariance_keeps_kv_as_it_was() -> None:
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype is fp8, and --batch-invariant .*; leave one of them out"):
+        ServerConfig(batch_invariant=True, kv_cache_dtype="fp8")
 
 
 def test_the_pool_is_what_the_rest_leaves() -> None:
@@ -146,9 +167,19 @@ def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptur
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
-    assert "5000 slots of KV on the GPU" in lines
+    assert "5000 slots of KV on the GPU, in bfloat16" in lines
     result = runner.execute(step(0, NO_TOKEN))
     assert np.isfinite(result.logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_pool_of_eight_bits_has_twice_the_slots() -> None:
+    slot = 2 * 2 * 2 * 64 * 2
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 2500 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, torch.float8_e4m3fn), standing(used))
+    assert runner.slots == 5000
+    assert runner.pages().page_bytes == 16 * slot // 2
+    assert np.isfinite(runner.execute(step(0, NO_TOKEN)).logprobs).all()
 
 
 class Unbuilt:

@@ -23,7 +23,7 @@ def test_every_launch_compiles_without_spilled_registers_and_moves_16_bytes_at_o
     # float8 cache, values beside the keys, shares, residuals (and for heads), edits.
     assert Counter(each["kernel"] for each in made) == {
         "store_kv_kernel": 2,
-        "rotate_heads_kernel": 2,
+        "rotate_heads_kernel": 3,
         "expand_extents_kernel": 1,
         "merge_kernel": 2,
         "rms_norm_kernel": 3,

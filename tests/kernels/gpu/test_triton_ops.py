@@ -101,16 +101,18 @@ def test_queries_are_rotated_into_each_segments_frame(rotations, dtype: torch.dt
     close(out, rope(q[pair_rows.long()].double(), angles, frequencies))
 
 
-@pytest.mark.parametrize("dtype", [BF16, F32])
-def test_keys_are_gathered_and_rotated_with_their_values(rotations, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "cache"), [(BF16, BF16), (F32, F32), (BF16, F8)])
+def test_keys_are_gathered_and_rotated_with_their_values(rotations, dtype: torch.dtype, cache: torch.dtype) -> None:
     frequencies, table = rotations
     dim, heads, n = 2 * len(frequencies), 3, 29
-    k_cache, v_cache = normal(50, heads, dim, dtype=dtype), normal(50, heads, dim, dtype=dtype, seed=1)
+    k_scale, v_scale = (0.37, 0.05) if cache is F8 else (1.0, 1.0)
+    k_cache, v_cache = normal(50, heads, dim).to(cache), normal(50, heads, dim, seed=1).to(cache)
     slots, angles = whole(50, n), whole(40, n, low=-20, seed=1)
     k_out, v_out = (empty(n, heads, dim, dtype=dtype) for _ in range(2))
-    TritonOps().gather_rotated(k_cache, v_cache, slots, angles, table, k_out, v_out)
-    close(k_out, rope(k_cache[slots.long()].double(), angles, frequencies))
-    assert torch.equal(v_out, v_cache[slots.long()])
+    TritonOps().gather_rotated(k_cache, v_cache, slots, angles, table, k_out, v_out, k_scale, v_scale)
+    kept, values = (x.float()[slots.long()].double() for x in (k_cache, v_cache))
+    close(k_out, k_scale * rope(kept, angles, frequencies))
+    close(v_out, v_scale * values)
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 1, 300, 0, 2], [0, 0, 7], [3, 4, 0, 0, 0], [1] * 70, [0]])
