@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from pavane.kernels.batch import RunnerLostError
+from pavane.kernels.batch import Batch, RunnerLostError
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.ops import Ops
 from pavane.kernels.gpu.store import DeviceKV
@@ -112,7 +112,22 @@ def _warm(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, wanted: Wan
             log.warning("long prefills are slower, without FlashInfer's kernels for Hopper (%s): %s", what, error)
             return _warm(config, decoder, rope, wanted, gpu._replace(hopper=False))
         log.info("done in %.1f s", time.monotonic() - began)
+    if wanted.kv_dtype is torch.float8_e4m3fn and (cut := _share_at_the_limit(runner, steps[-1][1])):
+        log.warning(
+            "%.2g %% of the warm-up's K and V are beyond what fp8 holds and were cut: answers suffer, and "
+            "--kv-cache-dtype auto keeps them whole",
+            100 * cut,
+        )
     return gpu
+
+
+def _share_at_the_limit(runner: GpuRunner, batch: Batch) -> float:
+    """Of the numbers that the rows of `batch` stored: models whose keys have large biases reach it with any tokens."""
+    store = runner.model.attention.store
+    slots = torch.from_numpy(batch.slots[: batch.n_rows]).to(store.k.device)
+    limit = torch.finfo(store.k.dtype).max
+    kept = (each.index_select(0, slots).float() for layer in (store.k, store.v) for each in layer)
+    return float(torch.stack([(x.abs() >= limit).float().mean() for x in kept]).mean())
 
 
 def _runner(

@@ -182,6 +182,19 @@ def test_a_pool_of_eight_bits_has_twice_the_slots() -> None:
     assert np.isfinite(runner.execute(step(0, NO_TOKEN)).logprobs).all()
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("small")
+def test_keys_that_eight_bits_cut_are_told(large: bool, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(CONFIG, qkv_bias=True)
+    weights = tiny_weights(config)
+    weights["layers.1.self_attn.k_proj.bias"].view(-1, 64)[:, [3, 35]] = 700.0 if large else 300.0
+    rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
+    gpu_runner(config, weights, rope, Wanted(600, 1.0, 16, 8, torch.float8_e4m3fn), standing(Used(GB, 0, 0, 0)))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == large
+    assert all(" % of the warm-up's K and V are beyond what fp8 holds" in line for line in told)
+
+
 class Unbuilt:
     """FlashInfer's class where one backend, or both, cannot be compiled."""
 
