@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pavane.kernels.gpu.scaled import MULTIPLE
 from pavane.models.config import ModelConfig
 from pavane.models.errors import ModelError
 
@@ -122,3 +123,13 @@ def check_model(config: ModelConfig, dtype: torch.dtype, *, batch_invariant: boo
         raise ModelError(f"--device cuda: --dtype {name} is not supported, only bfloat16; {INSTEAD}")
     if batch_invariant:
         raise ModelError(f"--device cuda does not have --batch-invariant yet; leave it out, {INSTEAD}")
+
+
+def check_float8_sizes(config: ModelConfig) -> None:
+    """Raises ModelError if there are no products in float8 of the model's sizes."""
+    for name, size in (("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)):
+        if size % MULTIPLE:
+            raise ModelError(
+                f"--quantization fp8: the model's {name} is {size}, and the kernels take multiples of {MULTIPLE}; "
+                "leave it out, or choose another model"
+            )

@@ -17,7 +17,7 @@ from pavane.scheduler.scheduler import POLICIES
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
 DEVICES = ("auto", "cpu", "cuda")
-KV_CACHE_DTYPES = ("auto", "fp8")
+KV_CACHE_DTYPES = QUANTIZATIONS = ("auto", "fp8")
 _ENDPOINT = re.compile(r"https?://[^/\s:@]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?/?")
 LOG_FORMATS = ("text", "json")
 ADMIN = ("auto", "on", "off")
@@ -57,6 +57,12 @@ class ServerConfig:
     )
     insecure: bool = _flag(False, "listen beyond loopback without TLS or without keys: something else sees to that")
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
+    quantization: str = _flag(
+        "auto",
+        "of the layers' weights; auto: as the model has them; fp8 (e4m3, on a GPU): half the memory and half the bytes "
+        "to read of bfloat16, at a loss of precision",
+        QUANTIZATIONS,
+    )
     device: str = _flag(
         "auto", "what the model runs on; auto: an NVIDIA GPU if it and all it needs are there, else the CPU", DEVICES
     )
@@ -152,10 +158,15 @@ class ServerConfig:
         self._check_security()
 
     def _check_formats(self) -> None:
-        if self.kv_cache_dtype == "fp8" and self.batch_invariant:
-            raise ConfigError(
-                "--kv-cache-dtype is fp8, and --batch-invariant keeps KV as it was computed; leave one of them out"
-            )
+        for other, given in (("--batch-invariant", self.batch_invariant), ("--dtype float32", self.dtype == "float32")):
+            if given and self.float8:
+                raise ConfigError(f"{self.float8[0]} fp8 and {other} exclude each other: leave one of them out")
+
+    @property
+    def float8(self) -> list[str]:
+        """The options that ask for it."""
+        asked = {"--kv-cache-dtype": self.kv_cache_dtype, "--quantization": self.quantization}
+        return [option for option, value in asked.items() if value == "fp8"]
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -38,10 +38,10 @@ def settled(config: ServerConfig) -> ServerConfig:
     """With the device that is meant, and on a CPU with the number of slots. Raises ModelError if there is no such
     device, or something that it needs is missing; ConfigError if it has not what is asked for."""
     device = _device(config)
-    if device == "cpu" and config.kv_cache_dtype == "fp8":
+    if device == "cpu" and config.float8:
         raise ConfigError(
-            "--kv-cache-dtype is fp8, which only a GPU has here, and the model would run on the CPU: leave it out, or "
-            "use --device cuda, which says what it lacks"
+            f"{config.float8[0]} fp8 needs a GPU, and the model would run on the CPU: leave it out, or use "
+            "--device cuda, which says what is missing"
         )
     slots = config.num_slots if device == "cuda" else config.num_slots or CPU_SLOTS
     return replace(config, device=device, num_slots=slots)
@@ -49,23 +49,19 @@ def settled(config: ServerConfig) -> ServerConfig:
 
 def _device(config: ServerConfig) -> str:
     if config.device == "cuda":
-        gpu_check.check(gpu_check.look(), float8=_float8(config))
+        gpu_check.check(gpu_check.look(), float8=bool(config.float8))
     if config.device != "auto":
         return config.device
     if torch.version.cuda is None or config.dtype == "float32" or config.batch_invariant:
         return "cpu"
     found = gpu_check.look()
     try:
-        gpu_check.check(found, float8=_float8(config))
+        gpu_check.check(found, float8=bool(config.float8))
     except ModelError as error:
         if found.name:
             log.warning("the GPU (%s) is not used: %s", found.name, error)
         return "cpu"
     return "cuda"
-
-
-def _float8(config: ServerConfig) -> bool:
-    return config.kv_cache_dtype == "fp8"
 
 
 def slots_of(runner: Runner, config: ServerConfig) -> int:
@@ -88,9 +84,15 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
 
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     gpu_check.check_model(loaded.config, dtype, batch_invariant=config.batch_invariant)
-    kv_dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype
+    if config.quantization == "fp8":
+        gpu_check.check_float8_sizes(loaded.config)
     wanted = Wanted(
-        config.num_slots, config.gpu_memory_utilization, config.max_num_batched_tokens, config.max_num_seqs, kv_dtype
+        config.num_slots,
+        config.gpu_memory_utilization,
+        config.max_num_batched_tokens,
+        config.max_num_seqs,
+        float8_kv=config.kv_cache_dtype == "fp8",
+        float8_weights=config.quantization == "fp8",
     )
     weights = loaded.weights
     weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
@@ -150,7 +152,7 @@ def slot_bytes(model: ModelConfig, config: ServerConfig) -> int:
 def identity_of(loaded: LoadedModel, config: ServerConfig) -> bytes:
     """What the keys of all encodings begin with: equal tokens have equal KV only where all of this is equal."""
     dtype = "float32" if config.dtype == "float32" else "bfloat16"
-    return digest_of(loaded) + f"{dtype}, KV {config.kv_cache_dtype}".encode()
+    return digest_of(loaded) + f"{dtype}, KV {config.kv_cache_dtype}, weights {config.quantization}".encode()
 
 
 def digest_of(loaded: LoadedModel) -> bytes:

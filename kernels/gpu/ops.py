@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from pavane.kernels.gpu.edits import Edits, torch_edit
+from pavane.kernels.gpu.scaled import Scaled, torch_quantise
 from pavane.kernels.gpu.torch_sample import torch_sample
 from pavane.kernels.rope import RopeTable
 
@@ -96,6 +97,20 @@ class Ops(Protocol):
         """silu(gate) * up for gate_up [n, 2 * inner] = gate beside up; [n, inner]."""
         ...
 
+    def quantise(self, x: torch.Tensor) -> Scaled:
+        """x [n, size], rows contiguous, in float8 with a scale for each row: see `scaled.torch_quantise`."""
+        ...
+
+    def add_rms_norm_quantised(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> Scaled:
+        """What `quantise` makes of `add_rms_norm`."""
+        ...
+
+    def silu_mul_quantised(self, gate_up: torch.Tensor) -> Scaled:
+        """What `quantise` makes of `silu_mul`."""
+        ...
+
     def sample(
         self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +180,17 @@ class TorchOps:
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.float().chunk(2, dim=1)
         return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
+
+    def quantise(self, x: torch.Tensor) -> Scaled:
+        return torch_quantise(x)
+
+    def add_rms_norm_quantised(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> Scaled:
+        return torch_quantise(self.add_rms_norm(x, residual, weight, eps))
+
+    def silu_mul_quantised(self, gate_up: torch.Tensor) -> Scaled:
+        return torch_quantise(self.silu_mul(gate_up))
 
     def sample(
         self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None

@@ -108,8 +108,8 @@ async def test_a_window_that_cuts_is_refused_with_the_way_out(tmp_path: Path) ->
 
 def test_what_keys_begin_with_names_the_formats(tmp_path: Path) -> None:
     loaded = load_model(write(tmp_path, QWEN), torch.float32)
-    ways: list[dict[str, Any]] = [{}, {"dtype": "float32"}, {"kv_cache_dtype": "fp8"}]
-    assert len({identity_of(loaded, ServerConfig(**way)) for way in ways}) == 3
+    ways: list[dict[str, Any]] = [{}, {"dtype": "float32"}, {"kv_cache_dtype": "fp8"}, {"quantization": "fp8"}]
+    assert len({identity_of(loaded, ServerConfig(**way)) for way in ways}) == 4
     assert identity_of(loaded, ServerConfig(dtype="bfloat16")) == identity_of(loaded, ServerConfig())
 
 

@@ -16,11 +16,13 @@ import torch
 from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.gpu.scaled import FLOAT8
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention
 from pavane.models.cpu import cpu_forward
 from pavane.models.default import default_model_path
 from pavane.models.gpu_decoder import GpuDecoder
+from pavane.models.gpu_float8 import Float8Decoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from pavane.models.loader import LoadedModel, load_model
 from pavane.server.text.tokenizer import Tokenizer
@@ -57,13 +59,14 @@ class Formats(NamedTuple):
     """Of a runner."""
 
     kv: torch.dtype = torch.bfloat16
+    weights: type[GpuDecoder] = GpuDecoder
 
 
 def runner_of(loaded: LoadedModel, formats: Formats) -> GpuRunner:
     """The GPU's runner on the CPU, FlashInfer stood in for."""
     config = loaded.config
     store = DeviceKV(config.num_layers, SLOTS, config.num_kv_heads, config.head_dim, formats.kv, CPU)
-    decoder = GpuDecoder(config, dict(loaded.weights), TorchOps(), torch.bfloat16, CPU)
+    decoder = formats.weights(config, dict(loaded.weights), TorchOps(), torch.bfloat16, CPU)
     what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, torch.bfloat16, formats.kv, True)
     attention = FlashInferAttention(
         store, rope_of(config), what, STAND_IN, TorchOps(), blocks=264, scratch=SLOTS, workspace_bytes=1024
@@ -120,7 +123,12 @@ def _batch(ids: list[int], positions: list[int], segments: list[Segment], slots:
 def main() -> None:
     loaded = load_model(default_model_path(), torch.float32)
     parents, child = texts(loaded)
-    ways = {"bf16": Formats(), "fp8 KV": Formats(torch.float8_e4m3fn)}
+    ways = {
+        "bfloat16": Formats(),
+        "fp8 KV": Formats(kv=FLOAT8),
+        "fp8 weights": Formats(weights=Float8Decoder),
+        "both": Formats(FLOAT8, Float8Decoder),
+    }
     whole = [token for ids in (*parents, child) for token in ids]
     for name, batches in (("plain", plain(whole)), ("reordered", reordered(parents, child))):
         for way, each in zip(ways, measured(loaded, batches, list(ways.values())), strict=True):

@@ -9,18 +9,13 @@ from __future__ import annotations
 import triton.language as tl
 
 from pavane.kernels.gpu.fused.jit import kernel, launched
+from pavane.kernels.gpu.fused.quantise import quantised
 
 
 @kernel
 def rotated(left: tl.tensor, right: tl.tensor, cos: tl.tensor, sin: tl.tensor) -> tl.tensor:
     """R(p) of the halves of heads."""
     return left * cos - right * sin, right * cos + left * sin
-
-
-@kernel
-def quantised(x: tl.tensor, scale: tl.tensor, LARGEST: tl.constexpr) -> tl.tensor:
-    """x / scale within +-LARGEST: float8 e4m3 has no infinity to overflow to."""
-    return tl.minimum(tl.maximum(tl.div_rn(x, scale + tl.zeros_like(x)), -LARGEST), LARGEST)
 
 
 @launched(anywhere=["positions", "slots"])
