@@ -34,6 +34,7 @@ from pavane.scheduler.text import StopMatcher
 from pavane.server import runners
 from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
+from pavane.server.aside import Aside
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.http_port import HttpPort, Life
@@ -171,8 +172,9 @@ async def start(
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     _give_back_memory()
-    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    models = ModelService(info, converter, tokenizer)
+    aside = Aside()
+    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, aside, config.workflow_ttl, slot_bytes)
+    models = ModelService(info, converter, tokenizer, aside)
     return await _listen(listener, config, engine, metrics, origins, workflows, models, admin, signals)
 
 
