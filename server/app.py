@@ -35,6 +35,7 @@ from pavane.scheduler.text import StopMatcher
 from pavane.server import runners
 from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
+from pavane.server.aside import Aside
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.http_port import HttpPort, Life
@@ -110,7 +111,7 @@ async def start(
     cache = GraphCache(
         slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
+        identity=await asyncio.to_thread(runners.identity_of, loaded, config),
         absolute=config.batch_invariant,
         tier=runners.tier_of(runner),
     )
@@ -172,8 +173,9 @@ async def start(
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     _give_back_memory()
-    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    models = ModelService(info, converter, tokenizer)
+    aside = Aside()
+    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, aside, config.workflow_ttl, slot_bytes)
+    models = ModelService(info, converter, tokenizer, aside)
     mover = runners.mover_of(runner)
     return await _listen(listener, config, engine, mover, metrics, origins, workflows, models, admin, signals)
 
