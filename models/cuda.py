@@ -42,6 +42,7 @@ class Wanted(NamedTuple):
     utilization: float
     most_rows: int
     most_samples: int
+    staging: int = 0  # bytes that stay free for what carries KV to host memory
     float8_kv: bool = False
     float8_weights: bool = False
 
@@ -83,7 +84,7 @@ def gpu_runner(
         slots = wanted.slots
     else:
         slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, wanted.kv_dtype)
-        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
+        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS + wanted.staging, wanted.most_rows)
     if gpu.device.type == "cuda":
         torch.cuda.empty_cache()  # of the warm-up's small pool
     try:

@@ -12,6 +12,8 @@ import torch
 
 from pavane.cache import Costs, Tier
 from pavane.kernels.batch import Runner
+from pavane.kernels.gpu.carrier import STAGING_BYTES
+from pavane.kernels.host import TierError
 from pavane.kernels.moves import Mover, host_mover
 from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
@@ -90,6 +92,7 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
         config.gpu_memory_utilization,
         config.max_num_batched_tokens,
         config.max_num_seqs,
+        staging=STAGING_BYTES if config.host_cache_gb else 0,
         float8_kv=config.kv_cache_dtype == "fp8",
         float8_weights=config.quantization == "fp8",
     )
@@ -115,7 +118,7 @@ def _with_tier(runner: R, config: ServerConfig) -> R:
         return runner
     except ValueError as error:
         raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give more, or 0 for none") from None
-    except MemoryError as error:
+    except (MemoryError, TierError) as error:
         raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give less, or 0 for none") from None
     except torch.OutOfMemoryError:
         raise ConfigError(

@@ -8,6 +8,7 @@ import torch
 
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.carrier import DeviceCarrier
+from pavane.kernels.gpu.copies import TorchCopies
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention
@@ -77,6 +78,6 @@ def standing_in_runner(
         layout = runner.pages()
         runner.mover = host_mover(layout, host_pages * layout.page_bytes)
         if late is not None:
-            carrier = DeviceCarrier(layout.parts, late.streams, chunk_bytes=layout.page_bytes)
+            carrier = DeviceCarrier(layout.parts, late.streams, TorchCopies(), chunk_bytes=layout.page_bytes)
             runner.mover = Mover(runner.mover.tier, carrier)
     return runner
