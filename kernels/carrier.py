@@ -48,6 +48,11 @@ class Mark(Protocol):
 
 
 class Carrier(Protocol):
+    @property
+    def stalls(self) -> int:
+        """See MoveReport; since the start."""
+        ...
+
     def out(self, leaving: Sequence[Leaving]) -> Departure:
         """Called by the thread of the steps: what the caller has the device do from now on may write to the slots."""
         ...
@@ -88,6 +93,8 @@ class _Gone(NamedTuple):
 
 class HostCarrier:
     """For a store in CPU memory. Pages are checked before anything of them is written back."""
+
+    stalls = 0
 
     def __init__(self, layout: SlotPages) -> None:
         self._layout = layout

@@ -49,6 +49,7 @@ class Mover:
         self._lost: list[bytes] = []
         self._out_tokens = 0
         self._out_s = 0.0
+        self._stalls = 0  # that were reported
         self._stopped = False
 
     def begin(self, moves: Moves | None) -> None:
@@ -95,8 +96,10 @@ class Mover:
             if not (arrived or failed or self._lost or self._out_tokens):
                 return None
             report = MoveReport(
-                tuple(arrived), tuple(failed), tuple(self._lost), self._out_tokens, self._out_s, in_tokens, in_s
-            )
+                tuple(arrived), tuple(failed), tuple(self._lost), self._out_tokens, self._out_s, in_tokens, in_s,
+                self.carrier.stalls - self._stalls,
+            )  # fmt: skip
+            self._stalls += report.stalls
             self._lost, self._out_tokens, self._out_s = [], 0, 0.0
         return report
 

@@ -34,7 +34,7 @@ STAGING_BYTES = (OUT_CHUNKS + BACK_CHUNKS) * CHUNK_BYTES
 
 
 class DeviceCarrier:
-    """See Carrier. `stalls`: chunks that had to wait for room in staging, since the start."""
+    """See Carrier. A stall is a chunk that has to wait for room in the staging."""
 
     def __init__(
         self, parts: Sequence[torch.Tensor], streams: Streams, copies: Copies, chunk_bytes: int = CHUNK_BYTES

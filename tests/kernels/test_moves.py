@@ -26,7 +26,7 @@ class NotedCarrier:
     """Notes what it is asked for, and is the tier as well; what comes in waits for `gate`, what goes out is there at
     once but for what `held` holds up; keys that begin with x fail."""
 
-    page_bytes = capacity = used = 0
+    page_bytes = capacity = used = stalls = 0
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bytes, bool]] = []

@@ -61,7 +61,8 @@ def test_random_graphs_equal_the_oracle(
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_graphs_with_a_tier_below_a_small_pool(calls: list[CallSpec], slots: int, seed: int) -> None:
     late = LateDevice(random.Random(seed), step_at_once=True)
-    harness = Harness(standing_in_runner(CONFIG, WEIGHTS, slots, host_pages=20, late=late), slots)
+    runner = standing_in_runner(CONFIG, WEIGHTS, slots, host_pages=20, late=late)
+    harness = Harness(runner, slots, host_pages=20)
     harness.submit(*calls)
     harness.run()
     check(harness, calls, None)
@@ -161,6 +162,24 @@ def test_an_error_that_leaves_the_device_is_passed_on() -> None:
 def test_an_error_that_takes_the_device_is_the_end() -> None:
     with pytest.raises(RunnerLostError, match="does not answer any more: CUDA error: device-side assert"):
         breaking(RuntimeError("CUDA error: device-side assert"), answers=False).execute(step(0, NO_TOKEN))
+
+
+def test_steps_that_waited_for_kv_to_go_out_are_counted() -> None:
+    """13 pages go out in one step, and the staging holds 8."""
+    runner = standing_in_runner(
+        CONFIG, WEIGHTS, 260, host_pages=30, late=LateDevice(random.Random(1), step_at_once=True)
+    )
+    harness = Harness(runner, 260, host_pages=30)
+    harness.submit(prefill("p", [3, 4] * 100))
+    harness.run()
+    assert harness.cache.evict(200) == 200
+    harness.submit(prefill("q", [5, 6] * 100), decode("d", [7], "p", max_tokens=2))
+    harness.run()
+    tier = harness.cache.tier
+    assert tier is not None
+    assert tier.fetched_tokens == 200
+    assert runner.mover is not None
+    assert tier.stalls == runner.mover.carrier.stalls > 0
 
 
 @pytest.mark.parametrize("answers", [True, False])
