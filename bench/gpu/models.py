@@ -29,6 +29,8 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
     """Raises NotHere, and what the models do."""
     if device.type == "cuda":
         return _on_a_gpu(sizes, device)
+    if sizes.float8_kv or sizes.float8_weights:
+        raise NotHere("fp8 needs a GPU")
     config = sizes.config
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position, scale)
@@ -46,13 +48,16 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
 def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
     found = gpu_check.look()
     try:
-        gpu_check.check(found)
+        gpu_check.check(found, float8=sizes.float8_kv or sizes.float8_weights)
     except ModelError as error:
         raise NotHere(str(error)) from None
     config = sizes.config
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position, scale)
-    wanted = Wanted(sizes.slots, UTILIZATION, sizes.prompt, SAMPLES)
+    wanted = Wanted(
+        sizes.slots, UTILIZATION, sizes.prompt, SAMPLES,
+        float8_kv=sizes.float8_kv, float8_weights=sizes.float8_weights,
+    )  # fmt: skip
     runner = gpu_runner(config, _random(config, device), rope, wanted, this_gpu(eager=False))
     model = runner.model
 
