@@ -62,7 +62,8 @@ def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
     model = runner.model
 
     def stored(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.attention.store.k[layer, :-1], model.attention.store.v[layer, :-1]
+        store = model.attention.store
+        return store.k[layer, :-1].to(torch.bfloat16), store.v[layer, :-1].to(torch.bfloat16)
 
     def sample(logits: torch.Tensor, samples: Samples) -> Int32:
         there = Upload(device).put(sample_arrays(samples))
