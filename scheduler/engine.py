@@ -65,6 +65,7 @@ class Engine:
         self._idle = asyncio.Event()
         self._draining = False
         self._task: asyncio.Task[None] | None = None
+        self._flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the last is committed
 
     # ---- verbs
 
@@ -201,21 +202,23 @@ class Engine:
             self.scheduler.fail_all(Reason.RUNNER_FAILED, f"the server has failed: {error}", monotonic())
             self._publish(self.scheduler.take_events())
             raise
+        finally:
+            if self._flying is not None:
+                self._flying[1].cancel()  # nobody asks what came of it
 
     async def _loop(self) -> None:
         scheduler = self.scheduler
-        flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the step before was committed
         while True:
             began = monotonic()
             kept = None
-            if flying is None:
+            if self._flying is None:
                 batch = scheduler.schedule(began)
                 running = self._execute(batch) if batch is not None else None
             else:
-                ahead, running = flying
+                ahead, running = self._flying
                 batch, kept = ahead.batch, scheduler.adopt(ahead, began)
             following = scheduler.ahead()
-            flying = (following, self._execute(following.batch)) if following is not None else None
+            self._flying = (following, self._execute(following.batch)) if following is not None else None
             self._publish(scheduler.take_events())  # while the step runs
             if batch is None or running is None:
                 await self._sleep()
