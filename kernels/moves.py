@@ -17,7 +17,7 @@ import torch
 from pavane.kernels.batch import MoveIn, MoveOut, MoveReport, Moves
 from pavane.kernels.carrier import Carrier, Departure, HostCarrier, Leaving, Mark
 from pavane.kernels.gpu.carrier import DeviceCarrier
-from pavane.kernels.gpu.streams import cuda_streams, pin
+from pavane.kernels.gpu.side_streams import cuda_streams, pin
 from pavane.kernels.host import HostTier, KVTier, TierError
 from pavane.kernels.pages import PAGE, SlotPages
 

@@ -23,7 +23,7 @@ import torch
 from pavane.kernels.batch import Int32, Int64
 from pavane.kernels.carrier import Departure, Landed, Leaving, Mark
 from pavane.kernels.gpu.copies import Copies
-from pavane.kernels.gpu.streams import Event, Streams
+from pavane.kernels.gpu.side_streams import Event, Streams
 from pavane.kernels.host import Found, check_page
 from pavane.kernels.pages import PAGE, checksum_weights
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.gpu_attention import standing_in_runner
 from support.graphs import graphs
 from support.harness import Harness, decode, prefill, tiny_runner
-from support.late_streams import LateDevice
+from support.late_device import LateDevice
 from support.tiny import tiny_config, tiny_weights
 from support.wishes import Wish, asked, random_logits
 
@@ -21,7 +21,7 @@ from pavane.kernels.batch import NO_TOKEN, Batch, MoveOut, Moves, RunnerLostErro
 from pavane.kernels.gpu import plan as planning
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
-from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.sampling import sample
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from pavane.scheduler.spec import CallSpec
@@ -113,7 +113,7 @@ def test_samples_with_edits_and_reports_are_those_of_the_cpu() -> None:
         Wish(seed=8, counter=2),
     ]
     samples, logits = asked(wishes, vocab), random_logits(len(wishes), vocab, 2.0)
-    there = Upload(torch.device("cpu")).put(sample_arrays(samples))
+    there = Upload(Staging(torch.device("cpu"))).put(sample_arrays(samples))
     chosen = choose(TorchOps(), logits, samples, wishes_of(there))
     assert chosen.by_hand.tolist() == [4]
     got, expected = finish(chosen, samples, chosen.tokens.clone(), chosen.logprobs), sample(logits, samples)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from pavane.kernels.carrier import Mark
-from pavane.kernels.gpu.streams import Event, Streams
+from pavane.kernels.gpu.side_streams import Event, Streams
 
 
 class LateDevice:
