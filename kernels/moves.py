@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -172,10 +171,8 @@ class Mover:
             going.departure.wait()
             with self._lock:
                 self._settle(going)
-        began = time.perf_counter()
         found = self.tier.find(move.key, move.first, int(move.extents[:, 1].sum()))
-        self.carrier.back(found, move.extents, after)
-        return time.perf_counter() - began
+        return self.carrier.back(found, move.extents, after)
 
 
 def host_mover(layout: SlotPages, capacity: int) -> Mover:
