@@ -47,7 +47,7 @@ def _device(config: ServerConfig) -> str:
         gpu_check.check(gpu_check.look())
     if config.device != "auto":
         return config.device
-    if torch.version.cuda is None or config.dtype == "float32" or config.batch_invariant:
+    if torch.version.cuda is None:
         return "cpu"
     found = gpu_check.look()
     try:
@@ -78,8 +78,11 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
     from pavane.models.cuda import Wanted, gpu_runner, this_gpu
 
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    gpu_check.check_model(loaded.config, dtype, batch_invariant=config.batch_invariant)
-    wanted = Wanted(config.num_slots, config.gpu_memory_utilization, config.max_num_batched_tokens, config.max_num_seqs)
+    gpu_check.check_model(loaded.config)
+    wanted = Wanted(
+        config.num_slots, config.gpu_memory_utilization, config.max_num_batched_tokens, config.max_num_seqs, dtype,
+        config.batch_invariant,
+    )  # fmt: skip
     weights = loaded.weights
     weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
     rope = _rope(loaded.config, max_model_len)

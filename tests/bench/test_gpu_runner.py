@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support.flashinfer_standin import STAND_IN
+from support.row_by_row import RowByRow
 
 from pavane.bench.gpu import correctness, decode, models, prefill
 from pavane.bench.gpu.card import Card
@@ -12,11 +13,14 @@ from pavane.bench.gpu.section import run_sections
 from pavane.bench.gpu.sizes import SMALL, Sizes
 from pavane.bench.gpu.subject import Subject
 from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.linear import tiled_linear
 from pavane.models.cuda import Device
 from pavane.models.gpu_memory import Used
 
 CPU = torch.device("cpu")
-STANDING_IN = Device(CPU, True, 264, STAND_IN, TorchOps(), lambda: Used(0, 0, 0, 0), lambda: None, None)
+STANDING_IN = Device(
+    CPU, True, 264, STAND_IN, TorchOps(), lambda: Used(0, 0, 0, 0), lambda: None, None, tiled_linear, RowByRow
+)
 
 
 def test_the_runner_of_a_gpu_is_right_and_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
