@@ -62,7 +62,8 @@ class TileLaunch:
 
 
 def _blocks(dtype: torch.dtype, dim: int) -> _Blocks:
-    """Float32 products are no work for tensor cores, and what they multiply lies in registers: in small blocks."""
+    """Float32 products are no work for tensor cores, and what they multiply lies in registers: in small blocks. Of
+    bfloat16 the next block is on its way while one is multiplied: slots, keys and values are stages of their own."""
     if dtype is torch.float32:
         return _Blocks(16, 16, 4, 2)
-    return _Blocks(64 if dim <= 128 else 32, dim, 4, 3)
+    return _Blocks(64 if dim <= 128 else 32, dim, 4, 5)
