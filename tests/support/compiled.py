@@ -1,4 +1,5 @@
-"""Compiles what `TritonOps` and the batch-invariant kernels launch for an H200, without one, and says as JSON what the compiler made of it.
+"""Compiles for an H200, without one, what `TritonOps` and the batch-invariant kernels launch, and says as JSON what the
+compiler made of it.
 
 For a process of its own: in the process of the tests kernels are interpreted. The shapes are those of Llama 3.1 8B.
 """
