@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pavane.bench.arguments import positive
@@ -32,6 +33,7 @@ from pavane.bench.gpu.section import NotHere, Outcome, Section, run_sections
 from pavane.bench.gpu.sizes import FULL, SMALL
 from pavane.bench.gpu.spike import SECTIONS as SPIKE
 from pavane.bench.gpu.subject import Subject
+from pavane.bench.gpu.timing import synchronise
 from pavane.bench.gpu.workflows import section as workflows
 from pavane.bench.report import emit, say, show
 
@@ -56,14 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"pavane.bench.gpu: {error}")
         return 2
     name = "gpu" if args.command == "bench" else "gpu spike"
-    subject = Subject(Card(device, args.small), sizes, open_model)
+    subject = Subject(Card(device, args.small), sizes, partial(open_model, eager=args.eager))
 
     def keep(so_far: Outcome) -> None:
         if args.json != "-":
             emit(_json(so_far, name, args), args.json)
 
     deadline = began + (args.seconds or SECONDS[args.command])
-    outcome = run_sections(sections, subject, only=only, deadline=deadline, say=say, keep=keep)
+    outcome = run_sections(
+        sections, subject, only=only, deadline=deadline, say=say, keep=keep, check=partial(synchronise, device)
+    )
     emit(_json(outcome, name, args), args.json)
     for section, trace in outcome.errors.items():
         say(f"\n{section}:\n{trace}")
@@ -80,6 +84,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("command", nargs="?", choices=list(SECONDS), default="bench")
     parser.add_argument("--device", default="cuda", help="a torch device (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="small sizes that show that it works; no figures to quote")
+    parser.add_argument("--eager", action="store_true", help="without captured graphs, should these fail")
     parser.add_argument("--only", metavar="SECTION,...", help="these sections alone")
     parser.add_argument("--seconds", type=positive, help="no section begins that would take longer than what is left")
     parser.add_argument("--json", metavar="FILE", help="also as JSON, after every section; - is stdout")

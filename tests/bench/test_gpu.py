@@ -66,6 +66,7 @@ def test_one_command_gives_one_table_and_one_file(tmp_path, capsys) -> None:
     state = {row["what"]: row["state"] for row in found["rows"]}
     missing = {what for what, state in state.items() if state != "measured"}
     assert missing == {
+        "captured decode steps / the same launched one by one: relative error",
         "drawn tokens that the CPU draws as well, of 256",
         "attention, 64 plain conversations of 1k / FlashInfer's decode wrapper",
     }
@@ -75,7 +76,7 @@ def test_one_command_gives_one_table_and_one_file(tmp_path, capsys) -> None:
     shown = capsys.readouterr().out
     assert "sizes too small" in shown
     assert all(what in shown for what in state)
-    assert shown.count("not run: ") == 2
+    assert shown.count("not run: ") == 3
 
 
 def test_a_spike_without_a_gpu_says_of_each_row_that_it_was_not_run(tmp_path, capsys) -> None:

@@ -98,13 +98,37 @@ def test_a_section_that_fails_takes_no_other_with_it() -> None:
         ("not now", "not run", "not asked for: --only leaves it out"),
         ("last", "measured", ""),
     ]
-    assert kept == [3, 5, 7]
+    assert kept == [3, 3, 3, 5, 7, 7]
     assert "ValueError: no" in outcome.errors["fails"]
     assert outcome.data["fails"] == {"seen": 1}
     shown = table(outcome.lines).splitlines()
     assert shown[2].split() == ["fails", "first", "1", "s", "2", "s", "0.500", "<=", "1", "met"]
     assert shown[4].endswith("failed: ValueError: no luck")
     assert shown[8].endswith("MISSED")
+
+
+def test_what_a_section_has_measured_is_kept_before_it_ends() -> None:
+    told, kept = [], []
+    part = Section("fails", (Row("first"), Row("second")), 5, fails)
+    with pytest.raises(AssertionError, match="has no row 'odd'"):
+        run_sections(
+            [part], None, only=["fails"], deadline=9.0, say=told.append,
+            keep=lambda so_far: kept.append([(line.state, line.reason) for line in so_far.lines]), clock=lambda: 0.0,
+        )  # fmt: skip
+    assert told == ["  fails ...", "    first: 0.500", "    odd: nan"]
+    assert kept[0] == [("measured", ""), ("not run", "the section has not ended")]
+
+
+def test_nothing_runs_on_a_device_that_is_lost() -> None:
+    def check() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+    outcome = run_sections(
+        PARTS, None, only=["lacks", "fails", "works"], deadline=50.0, say=print, keep=print, check=check,
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    after = [line for line in outcome.lines if line.section in ("lacks", "works")]
+    assert {line.reason for line in after} == {"the device was lost in fails: CUDA error: an illegal memory access"}
 
 
 def test_a_long_section_ends_when_the_time_is_up() -> None:

@@ -92,7 +92,7 @@ class Launch:
             return
         indices = torch.arange(int(kv[-1]), dtype=torch.int32, device=device) if slots is None else slots
         last = torch.ones(len(rows), dtype=torch.int32)
-        self._wrapper.plan(qo, kv, indices, last, *heads, 1, **options)
+        self._wrapper.plan(qo, kv, indices, last, *heads, 1, max_token_per_sequence=max(rows), **options)
 
     def run(
         self,
