@@ -110,7 +110,7 @@ async def start(
     cache = GraphCache(
         slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
+        identity=await asyncio.to_thread(runners.identity_of, loaded, config),
         absolute=config.batch_invariant,
         tier=runners.tier_of(runner),
     )
