@@ -18,6 +18,7 @@ from pavane.bench.report import Bar, at_least
 from pavane.scheduler.spec import CallSpec
 
 Graph = Callable[..., list[CallSpec]]
+SOON_S = 6.0
 FIRST, WALL = "mean time to first token, EXACT / REUSE", "wall, EXACT / REUSE"
 
 
@@ -63,14 +64,19 @@ def play(engine: Engine, graph: Graph, sizes: Sizes, *, exact: bool) -> Ran:
 
 def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     engine, sizes = subject.engine(), subject.sizes
-    play(engine, rag, sizes, exact=False)  # shapes that nobody has met
     for name, (graph, _) in cases(sizes).items():
         notes.check_time()
-        exact, reuse = (play(engine, graph, sizes, exact=each) for each in (True, False))
+        exact, reuse = (_play_warm(engine, graph, sizes, exact=each) for each in (True, False))
         notes.data[name] = {"exact": vars(exact), "reuse": vars(reuse)}
         first = (exact.first_token, reuse.first_token)
         yield Measured(f"{name}: {FIRST}", first[0] / first[1], f"{first[1] * 1e3:.1f} ms", f"{first[0] * 1e3:.1f} ms")
         yield Measured(f"{name}: {WALL}", exact.wall / reuse.wall, f"{reuse.wall:.2f} s", f"{exact.wall:.2f} s")
+
+
+def _play_warm(engine: Engine, graph: Graph, sizes: Sizes, *, exact: bool) -> Ran:
+    """Again, if it was soon over: then what it captured, of steps that nobody had met, would be much of its time."""
+    first = play(engine, graph, sizes, exact=exact)
+    return play(engine, graph, sizes, exact=exact) if first.wall < SOON_S else first
 
 
 def _debate(agents: int) -> Graph:

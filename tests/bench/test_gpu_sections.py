@@ -155,9 +155,7 @@ def test_the_spike_measures_all_that_needs_no_graph() -> None:
     values = {line.row.what: line.measured.value for line in outcome.lines if line.measured}
     assert all(value > 0 for value in values.values())
     for count in (1, 4, 16):
-        rounded = values[f"{count} bfloat16 parts merged: relative error against float64"]
-        assert rounded < 2.0**-7
-        assert values[f"{count} float32 parts merged: relative error against float64"] <= rounded
+        assert values[f"{count} bfloat16 parts merged: relative error against float64"] < 2.0**-7
 
 
 def test_room_for_more_pieces_is_filled_with_empty_ones() -> None:
