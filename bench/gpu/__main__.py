@@ -31,11 +31,11 @@ from pavane.bench.gpu.models import open_model
 from pavane.bench.gpu.prefill import SECTION as PREFILL
 from pavane.bench.gpu.rows import table
 from pavane.bench.gpu.section import NotHere, Outcome, Section, run_sections
-from pavane.bench.gpu.sizes import FULL, SMALL
+from pavane.bench.gpu.sizes import FULL, SMALL, Sizes
 from pavane.bench.gpu.spike import SECTIONS as SPIKE
 from pavane.bench.gpu.subject import Subject
 from pavane.bench.gpu.timing import synchronise
-from pavane.bench.gpu.workflows import section as workflows
+from pavane.bench.gpu.workflows import long, section, short
 from pavane.bench.report import emit, say, show
 
 SECONDS = {"bench": 8 * 60, "spike": 5 * 60}
@@ -50,11 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if device.type == "cpu" and not args.small:
             raise NotHere("the sizes are those of a GPU; --device cpu needs --small")
         sizes = SMALL if args.small else FULL
-        sections: list[Section[Subject]] = [
-            CARD, *(SPIKE if args.command == "spike" else
-                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, FLOAT8, workflows(sizes))),
-        ]  # fmt: skip
-        only = _chosen(args.only, [section.name for section in sections])
+        sections = [CARD, *(SPIKE if args.command == "spike" else _bench(sizes))]
+        only = _chosen(args.only, [each.name for each in sections])
     except NotHere as error:
         say(f"pavane.bench.gpu: {error}")
         return 2
@@ -70,12 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sections, subject, only=only, deadline=deadline, say=say, keep=keep, check=partial(synchronise, device)
     )
     emit(_json(outcome, name, args), args.json)
-    for section, trace in outcome.errors.items():
-        say(f"\n{section}:\n{trace}")
+    for where, trace in outcome.errors.items():
+        say(f"\n{where}:\n{trace}")
     head = [*(["--small: sizes too small for the figures to mean anything"] if args.small else [])]
     took = f"{time.monotonic() - began:.0f} s"
     show("\n".join(["", *head, table(outcome.lines), "", f"measured in {took}"]), args.json)
     return 1 if outcome.errors else 0
+
+
+def _bench(sizes: Sizes) -> tuple[Section[Subject], ...]:
+    """What matters most first: time may be short."""
+    workflows, debates = section("workflows", short(sizes), each=10), section("debates", long(sizes), each=30)
+    return CORRECTNESS, DECODE, SHARING, workflows, PREFILL, ATTENTION, HOST, FLOAT8, debates
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -39,9 +39,9 @@ class Notes:
     left: Callable[[], float]  # seconds until the deadline
     data: dict[str, Any] = field(default_factory=dict)
 
-    def check_time(self) -> None:
-        """Between parts of a long section. Raises NotHere if there is none left."""
-        if self.left() <= 0:
+    def check_time(self, needed: float = 0.0) -> None:
+        """Between parts of a long section. Raises NotHere if what is `needed` is not left."""
+        if self.left() <= needed:
             raise NotHere("the time was up")
 
 
