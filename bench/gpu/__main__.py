@@ -27,6 +27,7 @@ from pavane.bench.gpu.decode import SECTION as DECODE
 from pavane.bench.gpu.decode import SHARING
 from pavane.bench.gpu.float8 import SECTION as FLOAT8
 from pavane.bench.gpu.host import SECTION as HOST
+from pavane.bench.gpu.invariant import SECTION as INVARIANT
 from pavane.bench.gpu.models import open_model
 from pavane.bench.gpu.prefill import SECTION as PREFILL
 from pavane.bench.gpu.rows import table
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(sizes: Sizes) -> tuple[Section[Subject], ...]:
     """What matters most first: time may be short."""
     workflows, debates = section("workflows", short(sizes), each=10), section("debates", long(sizes), each=30)
-    return CORRECTNESS, DECODE, SHARING, workflows, PREFILL, ATTENTION, HOST, FLOAT8, debates
+    return CORRECTNESS, DECODE, SHARING, workflows, PREFILL, ATTENTION, HOST, FLOAT8, INVARIANT, debates
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
