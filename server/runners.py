@@ -53,7 +53,7 @@ def _device(config: ServerConfig) -> str:
         gpu_check.check(gpu_check.look(), float8=bool(config.float8))
     if config.device != "auto":
         return config.device
-    if torch.version.cuda is None or config.dtype == "float32" or config.batch_invariant:
+    if torch.version.cuda is None:
         return "cpu"
     found = gpu_check.look()
     try:
@@ -84,7 +84,7 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
     from pavane.models.cuda import Wanted, gpu_runner, this_gpu
 
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    gpu_check.check_model(loaded.config, dtype, batch_invariant=config.batch_invariant)
+    gpu_check.check_model(loaded.config)
     if config.quantization == "fp8":
         gpu_check.check_float8_sizes(loaded.config)
     wanted = Wanted(
@@ -92,6 +92,8 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
         config.gpu_memory_utilization,
         config.max_num_batched_tokens,
         config.max_num_seqs,
+        dtype,
+        config.batch_invariant,
         staging=STAGING_BYTES if config.host_cache_gb else 0,
         float8_kv=config.kv_cache_dtype == "fp8",
         float8_weights=config.quantization == "fp8",
