@@ -10,7 +10,7 @@ from pavane.bench.gpu.sizes import Sizes
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import Int32, Samples
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
-from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import gpu_check
@@ -66,7 +66,7 @@ def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
         return store.k[layer, :-1].to(torch.bfloat16), store.v[layer, :-1].to(torch.bfloat16)
 
     def sample(logits: torch.Tensor, samples: Samples) -> Int32:
-        there = Upload(device).put(sample_arrays(samples))
+        there = Upload(Staging(device)).put(sample_arrays(samples))
         chosen = choose(model.ops, logits, samples, wishes_of(there))
         return finish(chosen, samples, chosen.tokens.cpu(), chosen.logprobs.cpu()).tokens
 

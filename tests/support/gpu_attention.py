@@ -17,6 +17,7 @@ from pavane.models.config import ModelConfig
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
+from support.late_stream import LateStream, library_on
 
 CPU = torch.device("cpu")
 
@@ -43,11 +44,13 @@ class ReadableKV(DeviceKV):
 def standing_in(
     store: DeviceKV, rope: RopeTable, heads: int, *, blocks: int = 264, scratch: int = 1000,
     dtype: torch.dtype = torch.float32, hopper: bool = True, k_scale: float = 1.0, v_scale: float = 1.0,
+    stream: LateStream | None = None,
 ) -> FlashInferAttention:  # fmt: skip
     _, _, kv_heads, head_dim = store.k.shape
     what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
+    library = STAND_IN if stream is None else library_on(stream)
     return FlashInferAttention(
-        store, rope, what, STAND_IN, TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024
+        store, rope, what, library, TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024, stream=stream
     )  # fmt: skip
 
 
@@ -62,14 +65,20 @@ def again(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], N
 
 
 def standing_in_runner(
-    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, host_pages: int = 0, graphs: bool = False
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    slots: int,
+    *,
+    host_pages: int = 0,
+    graphs: bool = False,
+    stream: LateStream | None = None,
 ) -> GpuRunner:
     """In float32, so that results can be compared with the oracle's."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     store = ReadableKV(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.float32)
     decoder = GpuDecoder(config, dict(weights), TorchOps(), torch.float32, CPU)
-    attention = standing_in(store, rope, config.num_heads)
+    attention = standing_in(store, rope, config.num_heads, stream=stream)
     runner = GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None, again if graphs else None), slots)
     if host_pages:
         layout = runner.pages()
