@@ -5,8 +5,8 @@ python deploy/flashinfer_kernels.py [--list]
 
 With nvcc (CUDA_HOME) for the compute capabilities in FLASHINFER_CUDA_ARCH_LIST; no GPU is needed. FlashInfer's own way,
 `python -m flashinfer.aot`, wants a checkout of its sources and builds hundreds of kernels; these are those for bfloat16
-without windows and soft caps, by size of head: the tensor-core kernels of FA2, for all architectures, and for Hopper
-those of FA3.
+without windows and soft caps, by size of head: the tensor-core kernels of FA2, for all architectures, over KV of
+bfloat16 and of float8 (e4m3), and for Hopper those of FA3.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def modules() -> Iterator[Any]:
     from flashinfer.jit.attention import gen_batch_prefill_module
 
     architectures = os.environ["FLASHINFER_CUDA_ARCH_LIST"].split()
-    backends = ["fa2", *(["fa3"] if any(one.startswith(HOPPER) for one in architectures) else [])]
-    for backend in backends:
+    kinds = [("fa2", torch.bfloat16), ("fa2", torch.float8_e4m3fn)]
+    if any(one.startswith(HOPPER) for one in architectures):
+        kinds.append(("fa3", torch.bfloat16))
+    for backend, kv in kinds:
         for size in HEAD_DIMS:
             yield gen_batch_prefill_module(
                 backend=backend,
                 dtype_q=torch.bfloat16,
-                dtype_kv=torch.bfloat16,
+                dtype_kv=kv,
                 dtype_o=torch.bfloat16,
                 dtype_idx=torch.int32,
                 head_dim_qk=size,
