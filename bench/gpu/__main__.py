@@ -21,11 +21,13 @@ from pavane.bench.arguments import positive
 from pavane.bench.gpu.attention import SECTION as ATTENTION
 from pavane.bench.gpu.card import SECTION as CARD
 from pavane.bench.gpu.card import Card, require_gpu
+from pavane.bench.gpu.carrying import SECTION as CARRYING
 from pavane.bench.gpu.correctness import SECTION as CORRECTNESS
 from pavane.bench.gpu.decode import SECTION as DECODE
 from pavane.bench.gpu.decode import SHARING
 from pavane.bench.gpu.float8 import SECTION as FLOAT8
 from pavane.bench.gpu.host import SECTION as HOST
+from pavane.bench.gpu.invariant import SECTION as INVARIANT
 from pavane.bench.gpu.models import open_model
 from pavane.bench.gpu.prefill import SECTION as PREFILL
 from pavane.bench.gpu.rows import table
@@ -49,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise NotHere("the sizes are those of a GPU; --device cpu needs --small")
         sizes = SMALL if args.small else FULL
         sections: list[Section[Subject]] = [
-            CARD, *(SPIKE if args.command == "spike" else
-                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, FLOAT8, workflows(sizes))),
+            CARD, *(SPIKE if args.command == "spike" else (
+                CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, FLOAT8, INVARIANT, CARRYING, workflows(sizes),
+            )),
         ]  # fmt: skip
         only = _chosen(args.only, [section.name for section in sections])
     except NotHere as error:

@@ -66,6 +66,12 @@ class Captured(NamedTuple):
     indices: torch.Tensor
 
 
+class MakeLaunch(Protocol):
+    """A launch for any kind of pieces but those of the scratch."""
+
+    def __call__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> Launch: ...
+
+
 class PagedLaunch:
     """Pieces whose keys lie in the slots: k, v [slots, kv_heads, head_dim]."""
 

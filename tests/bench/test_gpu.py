@@ -70,6 +70,7 @@ def test_one_command_gives_one_table_and_one_file(tmp_path, capsys) -> None:
         "drawn tokens that the CPU draws as well, of 256",
         "attention, 64 plain conversations of 1k / FlashInfer's decode wrapper",
         *(row.what for row in float8.SECTION.rows),
+        *(row["what"] for row in found["rows"] if row["section"] == "invariant"),
     }
     (error,) = [row for row in found["rows"] if row["section"] == "correctness" and row["state"] == "measured"]
     assert error["value"] < 1e-5
