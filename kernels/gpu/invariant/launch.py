@@ -39,14 +39,14 @@ class TileLaunch:
         heads = self._what.heads // self._what.kv_heads
         tiles = torch.from_numpy(tiles_of(group, heads))
         if self._captured is None:
-            self._tiles, self._slots = tiles.to(self._device, non_blocking=True), indices
+            self._tiles, self._slots = self._page_locked(tiles).to(self._device, non_blocking=True), indices
             return
         if not len(self._tiles):
             most = most_tiles(self._captured.pieces, int(group.qo_indptr[-1]), heads)
             self._tiles = torch.empty((most, tiles.shape[1]), dtype=torch.int32, device=self._device)
         padded = tiles.new_zeros(self._tiles.shape)  # tiles without parts fill it up
         padded[: len(tiles)] = tiles
-        self._tiles.copy_(padded, non_blocking=True)
+        self._tiles.copy_(self._page_locked(padded), non_blocking=True)
         self._slots[: len(indices)].copy_(indices)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
@@ -59,6 +59,10 @@ class TileLaunch:
             BLOCK_KEYS=blocks.keys, BLOCK_DIM=dim, SLICE=blocks.slice, num_warps=blocks.warps,
             num_stages=blocks.stages,
         )  # fmt: skip
+
+    def _page_locked(self, array: torch.Tensor) -> torch.Tensor:
+        """From there a copy does not wait for what the device does before it."""
+        return array.pin_memory() if self._device.type == "cuda" else array
 
 
 def _blocks(dtype: torch.dtype, dim: int) -> _Blocks:
