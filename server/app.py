@@ -160,6 +160,8 @@ async def start(
         token_slots=slots,
         vocab_size=tokenizer.vocab_size,
         end_token_ids=sorted(chat.end_ids),
+        kv_cache_dtype=config.kv_cache_dtype,
+        quantization=config.quantization,
     )
     admin = None
     if is_served(config):

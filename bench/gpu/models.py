@@ -15,7 +15,7 @@ from pavane.kernels.batch import Int32, Samples
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.pieces import WHOLE
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
-from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.gpu.wrappers import Attention
 from pavane.kernels.kv import KVStore
 from pavane.kernels.rope import RopeTable, rope_frequencies
@@ -36,6 +36,8 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
     """Raises NotHere, and what the models do."""
     if device.type == "cuda":
         return _on_a_gpu(sizes, device)
+    if sizes.float8_kv or sizes.float8_weights:
+        raise NotHere("fp8 needs a GPU")
     config = sizes.config
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position, scale)
@@ -53,21 +55,25 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
 def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
     found = gpu_check.look()
     try:
-        gpu_check.check(found)
+        gpu_check.check(found, float8=sizes.float8_kv or sizes.float8_weights)
     except ModelError as error:
         raise NotHere(str(error)) from None
     config = sizes.config
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position, scale)
-    wanted = Wanted(sizes.slots, UTILIZATION, sizes.prompt, SAMPLES)
+    wanted = Wanted(
+        sizes.slots, UTILIZATION, sizes.prompt, SAMPLES,
+        float8_kv=sizes.float8_kv, float8_weights=sizes.float8_weights,
+    )  # fmt: skip
     runner = gpu_runner(config, _random(config, device), rope, wanted, this_gpu(eager=False))
     model = runner.model
 
     def stored(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.attention.store.k[layer, :-1], model.attention.store.v[layer, :-1]
+        store = model.attention.store
+        return store.k[layer, :-1].to(torch.bfloat16), store.v[layer, :-1].to(torch.bfloat16)
 
     def sample(logits: torch.Tensor, samples: Samples) -> Int32:
-        there = Upload(device).put(sample_arrays(samples))
+        there = Upload(Staging(device)).put(sample_arrays(samples))
         chosen = choose(model.ops, logits, samples, wishes_of(there))
         return finish(chosen, samples, chosen.tokens.cpu(), chosen.logprobs.cpu()).tokens
 

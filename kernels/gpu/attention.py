@@ -15,7 +15,8 @@ from pavane.kernels.gpu.captured import MOST_ROWS, Bucket, bucket_of, largest_gr
 from pavane.kernels.gpu.ops import Ops, Rotations
 from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.stream import Stream
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, MakeLaunch, PagedLaunch, RaggedLaunch
 from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
@@ -69,7 +70,7 @@ class FlashInferAttention:
 
     def __init__(
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
-        blocks: int, scratch: int, workspace_bytes: int, tiles: MakeLaunch | None = None,
+        blocks: int, scratch: int, workspace_bytes: int, stream: Stream | None = None, tiles: MakeLaunch | None = None,
     ) -> None:  # fmt: skip
         self.device = store.k.device
         self.store = store
@@ -82,7 +83,8 @@ class FlashInferAttention:
         self._workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=self.device)
         shape = (2, scratch, what.kv_heads, what.head_dim)
         self._scratch = torch.empty(shape, dtype=what.dtype, device=self.device)
-        self._upload = Upload(self.device)
+        self.staging = Staging(self.device, stream)
+        self._upload = Upload(self.staging)
         self._launches: dict[Kind, Launch] = {}
         self._indices: torch.Tensor | None = None  # for captured graphs
 
@@ -93,12 +95,13 @@ class FlashInferAttention:
         """`also`: arrays that go to the device in the same copy, until the next plan."""
         plan = make_plan(batch, self._heads)
         n, parts, what = batch.n_rows, plan.n_parts, self._what
-        there = self._upload.put({**arrays_of(plan, batch), **(also or {})})
-        indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self.device)
-        self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
         launches = [(group, self._launch(group.kind)) for group in plan.groups]
-        for group, launch in launches:
-            launch.plan(group, indices[group.keys])
+        with self.staging.step():
+            there = self._upload.put({**arrays_of(plan, batch), **(also or {})})
+            indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self.device)
+            self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
+            for group, launch in launches:
+                launch.plan(group, indices[group.keys])
         watched = batch.watched is not None
         queries, results = self._empty(parts, what.dtype), self._empty(parts, what.dtype)
         return DevicePlan(
@@ -151,14 +154,15 @@ class FlashInferAttention:
         what, groups = self._what, largest_groups(bucket)
         empty = {name: np.zeros(size, dtype=np.int32) for name, size in sizes_of(bucket).items()}
         empty["slots"][:] = self.store.spare
-        upload = Upload(self.device)
-        there = upload.put({**empty, **also})
+        upload = Upload(self.staging)
         launches = []
-        for group, indices in zip(groups, self._indices[1:], strict=False):
-            pieces = Captured(len(group.qo_indptr) - 1, indices)
-            launch = self._new_launch(group.kind, pieces)
-            launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
-            launches.append((group, launch))
+        with self.staging.step():
+            there = upload.put({**empty, **also})
+            for group, indices in zip(groups, self._indices[1:], strict=False):
+                pieces = Captured(len(group.qo_indptr) - 1, indices)
+                launch = self._new_launch(group.kind, pieces)
+                launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
+                launches.append((group, launch))
         queries, results = (self._empty(bucket.all_parts, what.dtype) for _ in range(2))
         plan = DevicePlan(
             **{name: there[name] for name in empty},
@@ -175,14 +179,16 @@ class FlashInferAttention:
     ) -> dict[str, torch.Tensor]:
         """Puts a step's arrays where the tensors of `fixed` are; `also` on the device, which must always be of the same
         sizes."""
-        extents = self._upload.put({"extents": plan.extents, "extent_starts": plan.extent_starts})
-        indices = fixed.plan.indices[: plan.n_keys]
-        self._ops.expand_extents(extents["extents"].view(-1, 2), extents["extent_starts"], indices)
+        arrays = padded_arrays(plan, batch, fixed.bucket, self.store.spare)
         mine = {group.kind: group for group in plan.groups}
-        for largest, launch in fixed.plan.launches:
-            group = mine[largest.kind]
-            launch.plan(group, indices[group.keys])
-        there = fixed.upload.put({**padded_arrays(plan, batch, fixed.bucket, self.store.spare), **also})
+        with self.staging.step():
+            extents = self._upload.put({"extents": plan.extents, "extent_starts": plan.extent_starts})
+            indices = fixed.plan.indices[: plan.n_keys]
+            self._ops.expand_extents(extents["extents"].view(-1, 2), extents["extent_starts"], indices)
+            for largest, launch in fixed.plan.launches:
+                group = mine[largest.kind]
+                launch.plan(group, indices[group.keys])
+            there = fixed.upload.put({**arrays, **also})
         return {name: there[name] for name in also}
 
     def _launch(self, kind: Kind) -> Launch:
@@ -192,10 +198,12 @@ class FlashInferAttention:
 
     def _new_launch(self, kind: Kind, captured: Captured | None = None) -> Launch:
         if self._tiles is not None:
-            return self._tiles(self._what, self.device, captured)
+            return self._tiles(self._what, self.staging, captured)
         if kind.scratch:
-            return RaggedLaunch(self._library, self._workspace, self._what)
-        return PagedLaunch(self._library, self._workspace, self._what, long=kind.long, captured=captured)
+            return RaggedLaunch(self._library, self._workspace, self._what, self.staging)
+        return PagedLaunch(
+            self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured
+        )  # fmt: skip
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)

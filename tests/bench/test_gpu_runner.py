@@ -7,7 +7,7 @@ import torch
 from support.flashinfer_standin import STAND_IN
 from support.row_by_row import RowByRow, RowOps
 
-from pavane.bench.gpu import correctness, decode, invariant, models, prefill
+from pavane.bench.gpu import correctness, decode, float8, invariant, models, prefill
 from pavane.bench.gpu.card import Card
 from pavane.bench.gpu.section import run_sections
 from pavane.bench.gpu.sizes import SMALL, Sizes
@@ -23,14 +23,16 @@ STANDING_IN = Device(
 
 
 def test_the_runner_of_a_gpu_is_right_and_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.gpu_check, "check", lambda found: None)
+    monkeypatch.setattr(models.gpu_check, "check", lambda found, *, float8: None)
     monkeypatch.setattr(models, "this_gpu", lambda *, eager: STANDING_IN)
 
     def opener(sizes: Sizes, device: torch.device) -> models.Model:
         return models._on_a_gpu(sizes, device)
 
     subject = Subject(Card(CPU, True, 1e10, 1e12), SMALL, opener)
-    sections = (correctness.SECTION, decode.SECTION, decode.SHARING, prefill.SECTION, invariant.SECTION)
+    sections = (
+        correctness.SECTION, decode.SECTION, decode.SHARING, prefill.SECTION, invariant.SECTION, float8.SECTION,
+    )  # fmt: skip
     only = [section.name for section in sections]
     outcome = run_sections(
         sections, subject, only=only, deadline=math.inf, say=lambda text: None, keep=lambda so_far: None
@@ -43,3 +45,6 @@ def test_the_runner_of_a_gpu_is_right_and_is_measured(monkeypatch: pytest.Monkey
     assert 0 < error.value < 0.01  # bfloat16
     assert tokens.value == 1
     assert [line.measured.value for line in outcome.lines if line.row is invariant.BITS and line.measured] == [0]
+    (rounded,) = (line.measured for line in outcome.lines if line.row is float8.ERROR)
+    assert rounded is not None
+    assert 0 < rounded.value < 0.01  # what is stored is read as it is

@@ -26,6 +26,7 @@ from pavane.models.errors import ModelError
 from pavane.models.gpu_check import Surroundings, check, check_float8_sizes, check_model
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuRunner
+from pavane.models.loaded import LoadedModel
 from pavane.server import runners
 from pavane.server.config import ConfigError, ServerConfig
 from tests.models.test_runner import step
@@ -211,6 +212,20 @@ def test_products_of_eight_bits_run_in_graphs_as_outside() -> None:
         np.testing.assert_allclose(results[0].logprobs, results[1].logprobs, atol=1e-5)
         assert results[0].tokens.tolist() == results[1].tokens.tolist()
     assert captured.model.decoder._layers[0].down.dtype is torch.float8_e4m3fn
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("kv", "weights"), [("auto", "auto"), ("fp8", "auto"), ("auto", "fp8")])
+def test_what_the_flags_ask_for_is_made(kv: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "this_gpu", lambda eager: standing(Used(GB, 0, 0, 0)))
+    config = ServerConfig(device="cuda", num_slots=600, kv_cache_dtype=kv, quantization=weights)
+    loaded = LoadedModel(CONFIG, tiny_weights(CONFIG), None, "tiny", files=())  # type: ignore[arg-type]
+    runner = runners.make_runner(loaded, config, 100)
+    assert isinstance(runner, GpuRunner)
+    model = runner.model
+    assert (model.attention.store.k.dtype is torch.float8_e4m3fn) == (kv == "fp8")
+    assert (model.decoder._layers[0].qkv.dtype is torch.float8_e4m3fn) == (weights == "fp8")
+    assert runner.pages().page_bytes == 16 * runners.slot_bytes(CONFIG, config)
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -19,7 +19,7 @@ from pavane.kernels.batch import NO_TOKEN, RunnerLostError
 from pavane.kernels.gpu import plan as planning
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
-from pavane.kernels.gpu.upload import Upload
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.sampling import sample
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from pavane.scheduler.spec import CallSpec
@@ -109,7 +109,7 @@ def test_samples_with_edits_and_reports_are_those_of_the_cpu() -> None:
         Wish(seed=8, counter=2),
     ]
     samples, logits = asked(wishes, vocab), random_logits(len(wishes), vocab, 2.0)
-    there = Upload(torch.device("cpu")).put(sample_arrays(samples))
+    there = Upload(Staging(torch.device("cpu"))).put(sample_arrays(samples))
     chosen = choose(TorchOps(), logits, samples, wishes_of(there))
     assert chosen.by_hand.tolist() == [4]
     got, expected = finish(chosen, samples, chosen.tokens.clone(), chosen.logprobs), sample(logits, samples)

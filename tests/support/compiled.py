@@ -28,6 +28,7 @@ from pavane.kernels.gpu.invariant.linear import invariant_linear
 from pavane.kernels.gpu.ops import Rotations, Wishes
 from pavane.kernels.gpu.ops_triton import TritonOps
 from pavane.kernels.gpu.plan import Group, Kind
+from pavane.kernels.gpu.upload import Staging
 from pavane.kernels.gpu.wrappers import Attention
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -99,7 +100,7 @@ def invariant_launches(dtype: torch.dtype, n: int) -> None:
     x = torch.zeros(n, HIDDEN, dtype=dtype)
     for outer in (HIDDEN, VOCABULARY):
         invariant_linear(x, torch.zeros(1, dtype=dtype).expand(outer, HIDDEN))
-    launch = TileLaunch(Attention(HEADS, KV_HEADS, DIM, dtype, dtype, True), x.device)
+    launch = TileLaunch(Attention(HEADS, KV_HEADS, DIM, dtype, dtype, True), Staging(x.device))
     ends = np.array([0, n], dtype=np.int32)
     launch.plan(Group(Kind(16, False, n > 1), 0, 0, ends, ends), torch.zeros(2 * n, dtype=torch.int32)[n:])
     keys, q = torch.zeros(n, KV_HEADS, DIM, dtype=dtype), torch.zeros(2 * n, HEADS, DIM, dtype=dtype)[n:]

@@ -21,6 +21,7 @@ from pavane.models.decoder import Linear
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
+from support.late_stream import LateStream, library_on
 from support.row_by_row import RowByRow, RowOps
 
 CPU = torch.device("cpu")
@@ -48,13 +49,14 @@ class ReadableKV(DeviceKV):
 def standing_in(
     store: DeviceKV, rope: RopeTable, heads: int, *, blocks: int = 264, scratch: int = 1000,
     dtype: torch.dtype = torch.float32, hopper: bool = True, k_scale: float = 1.0, v_scale: float = 1.0,
-    ops: Ops | None = None, tiles: MakeLaunch | None = None,
+    ops: Ops | None = None, stream: LateStream | None = None, tiles: MakeLaunch | None = None,
 ) -> FlashInferAttention:  # fmt: skip
     _, _, kv_heads, head_dim = store.k.shape
     what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
+    library = STAND_IN if stream is None else library_on(stream)
     return FlashInferAttention(
-        store, rope, what, STAND_IN, ops or TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024,
-        tiles=tiles,
+        store, rope, what, library, ops or TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024,
+        stream=stream, tiles=tiles,
     )  # fmt: skip
 
 
@@ -96,14 +98,20 @@ def invariant_runner(
 
 
 def standing_in_runner(
-    config: ModelConfig, weights: dict[str, torch.Tensor], slots: int, *, host_pages: int = 0, graphs: bool = False
+    config: ModelConfig,
+    weights: dict[str, torch.Tensor],
+    slots: int,
+    *,
+    host_pages: int = 0,
+    graphs: bool = False,
+    stream: LateStream | None = None,
 ) -> GpuRunner:
     """In float32, so that results can be compared with the oracle's."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     store = ReadableKV(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.float32)
     decoder = GpuDecoder(config, dict(weights), TorchOps(), torch.float32, CPU)
-    attention = standing_in(store, rope, config.num_heads)
+    attention = standing_in(store, rope, config.num_heads, stream=stream)
     runner = GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None, again if graphs else None), slots)
     if host_pages:
         layout = runner.pages()

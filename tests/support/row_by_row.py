@@ -9,6 +9,7 @@ import torch
 
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.plan import Group
+from pavane.kernels.gpu.upload import Staging
 from pavane.kernels.gpu.wrappers import Attention, Captured
 
 
@@ -30,8 +31,8 @@ class RowOps(TorchOps):
 class RowByRow:
     """See Launch: operations whose shapes depend on what a row sees alone."""
 
-    def __init__(self, what: Attention, device: torch.device, captured: Captured | None = None) -> None:
-        del device
+    def __init__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> None:
+        del staging
         self._what = what
         self._captured = captured
         self._group: Group | None = None

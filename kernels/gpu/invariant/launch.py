@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from pavane.kernels.gpu.fused.attend import attend_kernel
 from pavane.kernels.gpu.fused.jit import power_of_two
 from pavane.kernels.gpu.invariant.tiles import LEAST_ROWS, block_rows, most_tiles, tiles_of
 from pavane.kernels.gpu.plan import Group
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.gpu.wrappers import Attention, Captured
 
 
@@ -28,26 +30,25 @@ class TileLaunch:
     last. The same result for a row in any tile. With `captured`, tiles and slots lie where they lay when it was first
     planned, and for no more pieces, parts and keys than then, or than there is room for."""
 
-    def __init__(self, what: Attention, device: torch.device, captured: Captured | None = None) -> None:
+    def __init__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> None:
         self._what = what
-        self._device = device
+        self._upload = Upload(staging)
         self._captured = captured
-        self._tiles = torch.empty(0, dtype=torch.int32, device=device)
+        self._most = 0  # tiles of a captured launch
+        self._tiles = torch.empty(0, dtype=torch.int32, device=staging.device)
         self._slots = self._tiles if captured is None else captured.indices
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
         heads = self._what.heads // self._what.kv_heads
-        tiles = torch.from_numpy(tiles_of(group, heads))
+        tiles = tiles_of(group, heads)
         if self._captured is None:
-            self._tiles, self._slots = self._page_locked(tiles).to(self._device, non_blocking=True), indices
-            return
-        if not len(self._tiles):
-            most = most_tiles(self._captured.pieces, int(group.qo_indptr[-1]), heads)
-            self._tiles = torch.empty((most, tiles.shape[1]), dtype=torch.int32, device=self._device)
-        padded = tiles.new_zeros(self._tiles.shape)  # tiles without parts fill it up
-        padded[: len(tiles)] = tiles
-        self._tiles.copy_(self._page_locked(padded), non_blocking=True)
-        self._slots[: len(indices)].copy_(indices)
+            self._slots = indices
+        else:
+            self._most = self._most or most_tiles(self._captured.pieces, int(group.qo_indptr[-1]), heads)
+            # Tiles without parts fill it up.
+            tiles = np.concatenate([tiles, np.zeros((self._most - len(tiles), tiles.shape[1]), dtype=np.int32)])
+            self._slots[: len(indices)].copy_(indices)
+        self._tiles = self._upload.put({"tiles": tiles})["tiles"].view(tiles.shape)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
         what = self._what
@@ -59,10 +60,6 @@ class TileLaunch:
             BLOCK_KEYS=blocks.keys, BLOCK_DIM=dim, SLICE=blocks.slice, num_warps=blocks.warps,
             num_stages=blocks.stages,
         )  # fmt: skip
-
-    def _page_locked(self, array: torch.Tensor) -> torch.Tensor:
-        """From there a copy does not wait for what the device does before it."""
-        return array.pin_memory() if self._device.type == "cuda" else array
 
 
 def _blocks(dtype: torch.dtype, dim: int) -> _Blocks:

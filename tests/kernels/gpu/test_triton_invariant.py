@@ -9,6 +9,7 @@ from support.interpreted import DEVICE
 
 from pavane.kernels.gpu.invariant.tiles import block_rows, most_tiles, tiles_of
 from pavane.kernels.gpu.plan import Group, Kind
+from pavane.kernels.gpu.upload import Staging
 from pavane.kernels.gpu.wrappers import Attention, Captured
 from tests.kernels.gpu.test_triton_ops import BF16, F32, empty, normal
 
@@ -56,7 +57,7 @@ class Keys:
         self, q: torch.Tensor, pieces: list[tuple[int, list[int]]], *, causal: bool, captured: Captured | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(out, lse) of `pieces`: how many rows each has, which are the next ones of q, and its slots."""
-        launch = TileLaunch(self.what, DEVICE, captured)
+        launch = TileLaunch(self.what, Staging(DEVICE), captured)
         if captured is not None:  # as `FlashInferAttention.fix` does first: every piece has one row more than it needs
             rows = [n for n, _ in pieces] + [1] * (captured.pieces - len(pieces))
             launch.plan(*grouped([(n + 1, [0]) for n in rows], causal=False))
