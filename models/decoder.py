@@ -14,7 +14,9 @@ from pavane.models.config import ModelConfig
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
+    """Matrices are [outputs, inputs]."""
+
     attention_norm: torch.Tensor
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
@@ -67,13 +69,13 @@ class Decoder:
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
-    def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
+    def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> Layer:
         def take(*names: str) -> torch.Tensor:
             parts = [weights.pop(prefix + name).to(self.dtype) for name in names]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         qkv = [f"self_attn.{name}_proj" for name in "qkv"]
-        return _Layer(
+        return Layer(
             attention_norm=take("input_layernorm.weight"),
             qkv=take(*(f"{name}.weight" for name in qkv)),
             qkv_bias=take(*(f"{name}.bias" for name in qkv)) if self.config.qkv_bias else None,

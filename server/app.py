@@ -31,6 +31,7 @@ from pavane.scheduler.text import StopMatcher
 from pavane.server import memory, runners
 from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
+from pavane.server.aside import Aside
 from pavane.server.config import ConfigError, ServerConfig
 from pavane.server.convert import Converter
 from pavane.server.http_port import HttpPort, Life
@@ -106,7 +107,7 @@ async def start(
     cache = GraphCache(
         slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
+        identity=await asyncio.to_thread(runners.identity_of, loaded, config),
         absolute=config.batch_invariant,
         tier=runners.tier_of(runner),
     )
@@ -168,8 +169,9 @@ async def start(
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
     memory.settle()
-    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, config.workflow_ttl, slot_bytes)
-    models = ModelService(info, converter, tokenizer)
+    aside = Aside()
+    workflows = WorkflowService(engine, journals, origins, converter, tokenizer, aside, config.workflow_ttl, slot_bytes)
+    models = ModelService(info, converter, tokenizer, aside)
     return await _listen(listener, config, engine, metrics, origins, workflows, models, admin, signals)
 
 

@@ -7,8 +7,8 @@ import gc
 import sys
 
 # The youngest objects are looked through after so many more were made than freed, the others after 20 times of that and
-# 50 times of those. Python's 700 are reached in each step of many calls, and looking costs up to 0.4 ms of it, for objects
-# that live as long as their call: calls, KV and answers make no cycles. What gRPC does is small (interceptor.py).
+# 50 times of those. Python's 700 are reached in each step of many calls, and looking costs up to 0.4 ms of it, for
+# objects that live as long as their call: calls, KV and answers make no cycles, gRPC's are small (interceptor.py).
 YOUNG, OLDER, OLD = 20_000, 20, 50
 
 

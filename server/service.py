@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,12 +36,13 @@ class WorkflowService(rpc.WorkflowServiceServicer):
         origins: Origins,
         converter: Converter,
         tokenizer: Tokenizer,
+        aside: Aside,
         default_ttl: float,
         slot_bytes: int,
     ) -> None:
         """`default_ttl` in seconds; `slot_bytes`: K and V of one token in all layers."""
         self._engine = engine
-        self._aside = Aside()
+        self._aside = aside
         self._limits = engine.scheduler.graph.limits
         self._journals = journals
         self._origins = origins
@@ -202,10 +202,13 @@ class WorkflowService(rpc.WorkflowServiceServicer):
 
 
 class ModelService(rpc.ModelServiceServicer):
-    def __init__(self, info: pb.GetServerInfoResponse, converter: Converter, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, info: pb.GetServerInfoResponse, converter: Converter, tokenizer: Tokenizer, aside: Aside
+    ) -> None:
         self._info = info
         self._converter = converter
         self._tokenizer = tokenizer
+        self._aside = aside
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return self._info
@@ -213,13 +216,19 @@ class ModelService(rpc.ModelServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         if request.content.WhichOneof("content") == "copy":
             raise RequestError(Reason.INVALID_REQUEST, "Tokenize knows no messages to copy; send turns or text")
-        ids = await asyncio.to_thread(self._converter.content, request.content, "tokenize")
-        self._check_ids(ids)
-        return pb.TokenizeResponse(ids=ids)
+        return pb.TokenizeResponse(ids=await self._aside.run(self._tokens, request.content))
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        await asyncio.to_thread(self._check_ids, request.ids)
-        return pb.DetokenizeResponse(text=await asyncio.to_thread(self._tokenizer.decode, request.ids, special=True))
+        return pb.DetokenizeResponse(text=await self._aside.run(self._text, request.ids))
+
+    def _tokens(self, content: pb.Prefill) -> Sequence[int]:
+        ids = self._converter.content(content, "tokenize")
+        self._check_ids(ids)
+        return ids
+
+    def _text(self, ids: Sequence[int]) -> str:
+        self._check_ids(ids)
+        return self._tokenizer.decode(ids, special=True)
 
     def _check_ids(self, ids: Iterable[int]) -> None:
         size = self._tokenizer.vocab_size

@@ -123,7 +123,8 @@ class FlashInferAttention:
                 count = len(plan.key_angles)
                 k_read, v_read = self._scratch[:, :count].unbind(0)
                 slots = plan.indices[group.keys]
-                ops.gather_rotated(keys, values, slots, plan.key_angles, table, k_read, v_read)
+                scales = (what.k_scale, what.v_scale)
+                ops.gather_rotated(keys, values, slots, plan.key_angles, table, k_read, v_read, *scales)
             at = group.parts
             launch.run(plan.queries[at], k_read, v_read, plan.parts[at], plan.lse[at])
         if plan.merged:

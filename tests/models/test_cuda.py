@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,16 +19,17 @@ from pavane.models import gpu_warmup as warm_up
 from pavane.models.config import ModelConfig
 from pavane.models.cuda import Device, Wanted, gpu_runner
 from pavane.models.errors import ModelError
-from pavane.models.gpu_check import Surroundings, check, check_model
+from pavane.models.gpu_check import Surroundings, check, check_float8_sizes, check_model
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuRunner
 from pavane.server import runners
-from pavane.server.config import ServerConfig
+from pavane.server.config import ConfigError, ServerConfig
 from tests.models.test_runner import step
 
 torch.set_num_threads(1)
 GB = 10**9
 FINE = Surroundings("13.0", "", "NVIDIA H200", (9, 0), 141 * GB, "0.6.18.post1", True, True, False)
+OPTIONS = ["--kv-cache-dtype", "--quantization"]
 CONFIG = tiny_config(head_dim=64, hidden_size=32, num_layers=2, max_position=200)
 
 
@@ -90,6 +92,7 @@ def test_here_looking_finds_no_gpu() -> None:
         ({"device": "cpu"}, FINE, "cpu"),
         ({"device": "cuda"}, FINE, "cuda"),
         ({}, FINE, "cuda"),
+        ({"kv_cache_dtype": "fp8", "quantization": "fp8"}, FINE, "cuda"),
         ({"dtype": "float32"}, FINE, "cpu"),
         ({"batch_invariant": True}, FINE, "cpu"),
         ({}, replace(FINE, flashinfer=None), "cpu"),
@@ -109,6 +112,41 @@ def test_which_device_is_taken(
     assert (settled.device, settled.num_slots) == (device, 0 if device == "cuda" else 16_384)
     assert runners.settled(ServerConfig(num_slots=77, **asked)).num_slots == 77  # type: ignore[arg-type]
     assert ("is not used: --device cuda: FlashInfer is not installed" in caplog.text) == (found.flashinfer is None)
+
+
+@pytest.mark.parametrize("found", [None, replace(FINE, flashinfer=None), replace(FINE, capability=(8, 0))])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_cpu_has_no_eight_bits(
+    option: str, found: Surroundings | None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    words = f"{option} fp8 needs a GPU, and the model would run on the CPU: leave it out, or use --device cuda, which"
+    asked: dict[str, Any] = {option.removeprefix("--").replace("-", "_"): "fp8"}
+    if found is None:
+        with pytest.raises(ConfigError, match=words):
+            runners.settled(ServerConfig(device="cpu", **asked))
+        return
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_check, "look", lambda: found)
+    with pytest.raises(ConfigError, match=words):
+        runners.settled(ServerConfig(**asked))
+    with pytest.raises(ModelError, match=r"FlashInfer is not installed|compute capability 8.0, and fp8 needs 8.9"):
+        runners.settled(ServerConfig(device="cuda", **asked))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("other", [{"batch_invariant": True}, {"dtype": "float32"}])
+def test_what_excludes_eight_bits(option: str, other: dict[str, Any]) -> None:
+    name = "--batch-invariant" if "batch_invariant" in other else "--dtype float32"
+    asked = {option.removeprefix("--").replace("-", "_"): "fp8"}
+    with pytest.raises(ConfigError, match=f"{option} fp8 and {name} exclude each other: leave one of them out"):
+        ServerConfig(**other, **asked)
+
+
+@pytest.mark.parametrize(("name", "size"), [("hidden_size", 40), ("intermediate_size", 56)])
+def test_sizes_without_products_of_eight_bits(name: str, size: int) -> None:
+    check_float8_sizes(CONFIG)
+    with pytest.raises(ModelError, match=f"the model's {name} is {size}, and the kernels take multiples of 16; leave"):
+        check_float8_sizes(replace(CONFIG, **{name: size}))  # type: ignore[arg-type]
 
 
 def test_the_pool_is_what_the_rest_leaves() -> None:
@@ -146,9 +184,43 @@ def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptur
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
-    assert "5000 slots of KV on the GPU" in lines
+    assert "5000 slots of KV on the GPU, in bfloat16" in lines
     result = runner.execute(step(0, NO_TOKEN))
     assert np.isfinite(result.logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_pool_of_eight_bits_has_twice_the_slots() -> None:
+    slot = 2 * 2 * 2 * 64 * 2
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 2500 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, float8_kv=True), standing(used))
+    assert runner.slots == 5000
+    assert runner.pages().page_bytes == 16 * slot // 2
+    assert np.isfinite(runner.execute(step(0, NO_TOKEN)).logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_products_of_eight_bits_run_in_graphs_as_outside() -> None:
+    wanted = Wanted(600, 1.0, 16, 8, float8_kv=True, float8_weights=True)
+    captured, plain = (bring(CONFIG, wanted, standing(Used(GB, 0, 0, 0))._replace(record=way)) for way in (again, None))
+    for position in range(3):
+        results = [runner.execute(step(position, NO_TOKEN)) for runner in (captured, plain)]
+        np.testing.assert_allclose(results[0].logprobs, results[1].logprobs, atol=1e-5)
+        assert results[0].tokens.tolist() == results[1].tokens.tolist()
+    assert captured.model.decoder._layers[0].down.dtype is torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("small")
+def test_keys_that_eight_bits_cut_are_told(large: bool, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(CONFIG, qkv_bias=True)
+    weights = tiny_weights(config)
+    weights["layers.1.self_attn.k_proj.bias"].view(-1, 64)[:, [3, 35]] = 700.0 if large else 300.0
+    rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
+    gpu_runner(config, weights, rope, Wanted(600, 1.0, 16, 8, float8_kv=True), standing(Used(GB, 0, 0, 0)))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == large
+    assert all(" % of the warm-up's K and V are beyond what fp8 holds" in line for line in told)
 
 
 class Unbuilt:

@@ -65,8 +65,8 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     keys = torch.zeros(n, KV_HEADS, DIM, dtype=cache)
     ops.store_kv(k, v, ints(n), ints(n), keys, keys, table, 0.5, 0.5)
     ops.rotate_queries(q, ints(n), ints(n), table, torch.zeros(n, HEADS, DIM, dtype=dtype))
-    if cache is dtype:
-        ops.gather_rotated(keys, keys, ints(n), ints(n), table, keys, keys)
+    there = torch.zeros(n, KV_HEADS, DIM, dtype=dtype)
+    ops.gather_rotated(keys, keys, ints(n), ints(n), table, there, there, 0.5, 0.5)
     ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
     for shares in (None, values()):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
@@ -75,6 +75,10 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     ops.rms_norm(x, x[0], 1e-5)
     ops.rms_norm(k, x[0, :DIM], 1e-5)
     ops.silu_mul(torch.zeros(n, 2 * INNER, dtype=dtype))
+    ops.quantise(x)
+    ops.quantise(torch.zeros(n, INNER, dtype=dtype))
+    ops.add_rms_norm_quantised(x, x, x[0], 1e-5)
+    ops.silu_mul_quantised(torch.zeros(n, 2 * INNER, dtype=dtype))
     wishes = Wishes(ints(n), values(), values(), ints(n), values(), values(torch.int64), values(torch.int64))
     logits = torch.zeros(n, VOCABULARY)
     ops.sample(logits, wishes)

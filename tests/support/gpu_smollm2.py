@@ -54,9 +54,14 @@ def compare(device: Device) -> Compared:
     expected, got = [], []
     with torch.inference_mode():
         for batch in batches(config.vocab_size):
-            expected.append(reference.logits(batch, batch.tokens).double())
-            got.append(runner.logits(batch).cpu().double())
-    wanted, found = torch.cat(expected), torch.cat(got)
+            expected.append(reference.logits(batch, batch.tokens))
+            got.append(runner.logits(batch).cpu())
+    return compared(torch.cat(expected), torch.cat(got))
+
+
+def compared(expected: torch.Tensor, got: torch.Tensor) -> Compared:
+    """Of logits [rows, vocabulary]."""
+    wanted, found = expected.double(), got.double()
     p, q = wanted.log_softmax(dim=1), found.log_softmax(dim=1)
     spread = (wanted - wanted.mean(dim=1, keepdim=True)).norm()
     return Compared(
