@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,15 @@ from pavane.models.config import ModelConfig
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class _Layer(NamedTuple):
+class Linear(Protocol):
+    """x [n, in], weight [out, in], bias [out]; [n, out] in the dtype of x."""
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, /) -> torch.Tensor: ...
+
+
+class Layer(NamedTuple):
+    """Matrices are [outputs, inputs]."""
+
     attention_norm: torch.Tensor
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
@@ -34,7 +42,7 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, weights: dict[str, torch.Tensor], *, batch_invariant: bool = False) -> None:
         self.config = config
-        self._linear = tiled_linear if batch_invariant else F.linear
+        self._linear: Linear = tiled_linear if batch_invariant else F.linear
         self._embedding = weights.pop("embed_tokens.weight")
         self.dtype = self._embedding.dtype
         self._head = self._embedding if config.tie_word_embeddings else weights.pop("lm_head.weight")
@@ -48,9 +56,7 @@ class Decoder:
         n = len(tokens)
         x = self._embedding.index_select(0, tokens)
         for i, layer in enumerate(self._layers):
-            qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv)
-            if layer.qkv_bias is not None:
-                qkv = qkv + layer.qkv_bias
+            qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv, layer.qkv_bias)
             q, k, v = (part.view(n, -1, self.config.head_dim) for part in torch.split(qkv, self._sizes, dim=1))
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)
@@ -67,13 +73,13 @@ class Decoder:
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
-    def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
+    def _take_layer(self, weights: dict[str, torch.Tensor], prefix: str) -> Layer:
         def take(*names: str) -> torch.Tensor:
             parts = [weights.pop(prefix + name).to(self.dtype) for name in names]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         qkv = [f"self_attn.{name}_proj" for name in "qkv"]
-        return _Layer(
+        return Layer(
             attention_norm=take("input_layernorm.weight"),
             qkv=take(*(f"{name}.weight" for name in qkv)),
             qkv_bias=take(*(f"{name}.bias" for name in qkv)) if self.config.qkv_bias else None,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pavane.kernels.gpu.scaled import MULTIPLE
 from pavane.models.config import ModelConfig
 from pavane.models.errors import ModelError
 
@@ -17,6 +18,7 @@ FLASHINFER = "flashinfer-python"
 VERSIONS = ("0.6.",)  # whose arguments the calls are written for
 HEAD_DIMS = (64, 128, 256)
 OLDEST = (8, 0)  # compute capability: bfloat16
+OLDEST_FLOAT8 = (8, 9)
 HOPPER = 9
 TOOLKIT = Path("/usr/local/cuda/bin/nvcc")
 INSTEAD = "or use --device cpu"
@@ -66,8 +68,8 @@ def look() -> Surroundings:
     return Surroundings(torch.version.cuda, error, name, capability, total, version, compiler, ninja, built)
 
 
-def check(found: Surroundings) -> None:
-    """Raises ModelError with one line that says what is missing and what to do."""
+def check(found: Surroundings, *, float8: bool = False) -> None:
+    """Raises ModelError with one line that says what is missing and what to do; `float8` is needed as well."""
     if found.torch_cuda is None:
         raise ModelError(f"--device cuda: this torch is built without CUDA; install a build for CUDA 13, {INSTEAD}")
     if "too old" in found.error or "insufficient" in found.error:
@@ -84,6 +86,11 @@ def check(found: Surroundings) -> None:
             f"--device cuda: {found.name} has compute capability {'.'.join(map(str, found.capability))}; "
             f"{'.'.join(map(str, OLDEST))} is needed for bfloat16: take another GPU, {INSTEAD}"
         )
+    if float8 and found.capability < OLDEST_FLOAT8:
+        raise ModelError(
+            f"--device cuda: {found.name} has compute capability {'.'.join(map(str, found.capability))}, and fp8 needs "
+            f"{'.'.join(map(str, OLDEST_FLOAT8))}; leave it out, or take another GPU"
+        )
     if found.flashinfer is None:
         raise ModelError(f"--device cuda: FlashInfer is not installed; pip install 'pavane[gpu]', {INSTEAD}")
     if not found.flashinfer.startswith(VERSIONS):
@@ -99,8 +106,8 @@ def check(found: Surroundings) -> None:
         )
 
 
-def check_model(config: ModelConfig, dtype: torch.dtype, *, batch_invariant: bool) -> None:
-    """Raises ModelError if the kernels cannot run the model as asked."""
+def check_model(config: ModelConfig) -> None:
+    """Raises ModelError if the kernels cannot run the model."""
     if config.head_dim not in HEAD_DIMS:
         sizes = ", ".join(map(str, HEAD_DIMS))
         raise ModelError(
@@ -111,8 +118,13 @@ def check_model(config: ModelConfig, dtype: torch.dtype, *, batch_invariant: boo
             f"--device cuda: {config.num_heads} query heads are no multiple of {config.num_kv_heads} KV heads; "
             "use --device cpu"
         )
-    if dtype is not torch.bfloat16:
-        name = str(dtype).removeprefix("torch.")
-        raise ModelError(f"--device cuda: --dtype {name} is not supported, only bfloat16; {INSTEAD}")
-    if batch_invariant:
-        raise ModelError(f"--device cuda does not have --batch-invariant yet; leave it out, {INSTEAD}")
+
+
+def check_float8_sizes(config: ModelConfig) -> None:
+    """Raises ModelError if there are no products in float8 of the model's sizes."""
+    for name, size in (("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)):
+        if size % MULTIPLE:
+            raise ModelError(
+                f"--quantization fp8: the model's {name} is {size}, and the kernels take multiples of {MULTIPLE}; "
+                "leave it out, or choose another model"
+            )

@@ -110,7 +110,7 @@ async def start(
     cache = GraphCache(
         slots,
         bos_id=bos_id,
-        identity=await asyncio.to_thread(runners.digest_of, loaded) + str(dtype).encode(),
+        identity=await asyncio.to_thread(runners.identity_of, loaded, config),
         absolute=config.batch_invariant,
         tier=runners.tier_of(runner),
     )
@@ -160,6 +160,8 @@ async def start(
         token_slots=slots,
         vocab_size=tokenizer.vocab_size,
         end_token_ids=sorted(chat.end_ids),
+        kv_cache_dtype=config.kv_cache_dtype,
+        quantization=config.quantization,
     )
     admin = None
     if is_served(config):

@@ -17,6 +17,7 @@ from pavane.scheduler.scheduler import POLICIES
 DTYPES = ("auto", "float32", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
 DEVICES = ("auto", "cpu", "cuda")
+KV_CACHE_DTYPES = QUANTIZATIONS = ("auto", "fp8")
 _ENDPOINT = re.compile(r"https?://[^/\s:@]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?/?")
 LOG_FORMATS = ("text", "json")
 ADMIN = ("auto", "on", "off")
@@ -56,8 +57,20 @@ class ServerConfig:
     )
     insecure: bool = _flag(False, "listen beyond loopback without TLS or without keys: something else sees to that")
     dtype: str = _flag("auto", "dtype of weights and activations; auto is bfloat16", DTYPES)
+    quantization: str = _flag(
+        "auto",
+        "of the layers' weights; auto: as the model has them; fp8 (e4m3, on a GPU): half the memory and half the bytes "
+        "to read of bfloat16, at a loss of precision",
+        QUANTIZATIONS,
+    )
     device: str = _flag(
         "auto", "what the model runs on; auto: an NVIDIA GPU if it and all it needs are there, else the CPU", DEVICES
+    )
+    kv_cache_dtype: str = _flag(
+        "auto",
+        "of the KV pool; auto: that of --dtype; fp8 (e4m3, on a GPU): twice the slots and half the bytes to read, at a "
+        "loss of precision",
+        KV_CACHE_DTYPES,
     )
     gpu_memory_utilization: float = _flag(
         0.9, "share of the GPU's memory that the server may take, with weights and the largest step"
@@ -141,7 +154,19 @@ class ServerConfig:
             raise ConfigError(
                 f"--otlp-endpoint is {self.otlp_endpoint!r}; use http://HOST:PORT (in the clear) or https://HOST:PORT"
             )
+        self._check_formats()
         self._check_security()
+
+    def _check_formats(self) -> None:
+        for other, given in (("--batch-invariant", self.batch_invariant), ("--dtype float32", self.dtype == "float32")):
+            if given and self.float8:
+                raise ConfigError(f"{self.float8[0]} fp8 and {other} exclude each other: leave one of them out")
+
+    @property
+    def float8(self) -> list[str]:
+        """The options that ask for it."""
+        asked = {"--kv-cache-dtype": self.kv_cache_dtype, "--quantization": self.quantization}
+        return [option for option, value in asked.items() if value == "fp8"]
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -36,22 +36,27 @@ CPU_SLOTS = 16_384
 
 def settled(config: ServerConfig) -> ServerConfig:
     """With the device that is meant, and on a CPU with the number of slots. Raises ModelError if there is no such
-    device, or something that it needs is missing."""
+    device, or something that it needs is missing; ConfigError if it has not what is asked for."""
     device = _device(config)
+    if device == "cpu" and config.float8:
+        raise ConfigError(
+            f"{config.float8[0]} fp8 needs a GPU, and the model would run on the CPU: leave it out, or use "
+            "--device cuda, which says what is missing"
+        )
     slots = config.num_slots if device == "cuda" else config.num_slots or CPU_SLOTS
     return replace(config, device=device, num_slots=slots)
 
 
 def _device(config: ServerConfig) -> str:
     if config.device == "cuda":
-        gpu_check.check(gpu_check.look())
+        gpu_check.check(gpu_check.look(), float8=bool(config.float8))
     if config.device != "auto":
         return config.device
-    if torch.version.cuda is None or config.dtype == "float32" or config.batch_invariant:
+    if torch.version.cuda is None:
         return "cpu"
     found = gpu_check.look()
     try:
-        gpu_check.check(found)
+        gpu_check.check(found, float8=bool(config.float8))
     except ModelError as error:
         if found.name:
             log.warning("the GPU (%s) is not used: %s", found.name, error)
@@ -78,8 +83,19 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
     from pavane.models.cuda import Wanted, gpu_runner, this_gpu
 
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    gpu_check.check_model(loaded.config, dtype, batch_invariant=config.batch_invariant)
-    wanted = Wanted(config.num_slots, config.gpu_memory_utilization, config.max_num_batched_tokens, config.max_num_seqs)
+    gpu_check.check_model(loaded.config)
+    if config.quantization == "fp8":
+        gpu_check.check_float8_sizes(loaded.config)
+    wanted = Wanted(
+        config.num_slots,
+        config.gpu_memory_utilization,
+        config.max_num_batched_tokens,
+        config.max_num_seqs,
+        dtype,
+        config.batch_invariant,
+        float8_kv=config.kv_cache_dtype == "fp8",
+        float8_weights=config.quantization == "fp8",
+    )
     weights = loaded.weights
     weights.update({name: blocks.to(dtype) for name, blocks in loaded.blocks.items()})
     rope = _rope(loaded.config, max_model_len)
@@ -131,8 +147,14 @@ def check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> No
 
 def slot_bytes(model: ModelConfig, config: ServerConfig) -> int:
     """Of K and V of one token in all layers."""
-    size = 4 if config.dtype == "float32" else 2
+    size = 1 if config.kv_cache_dtype == "fp8" else 4 if config.dtype == "float32" else 2
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * size
+
+
+def identity_of(loaded: LoadedModel, config: ServerConfig) -> bytes:
+    """What the keys of all encodings begin with: equal tokens have equal KV only where all of this is equal."""
+    dtype = "float32" if config.dtype == "float32" else "bfloat16"
+    return digest_of(loaded) + f"{dtype}, KV {config.kv_cache_dtype}, weights {config.quantization}".encode()
 
 
 def digest_of(loaded: LoadedModel) -> bytes:

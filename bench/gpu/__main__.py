@@ -24,7 +24,9 @@ from pavane.bench.gpu.card import Card, require_gpu
 from pavane.bench.gpu.correctness import SECTION as CORRECTNESS
 from pavane.bench.gpu.decode import SECTION as DECODE
 from pavane.bench.gpu.decode import SHARING
+from pavane.bench.gpu.float8 import SECTION as FLOAT8
 from pavane.bench.gpu.host import SECTION as HOST
+from pavane.bench.gpu.invariant import SECTION as INVARIANT
 from pavane.bench.gpu.models import open_model
 from pavane.bench.gpu.prefill import SECTION as PREFILL
 from pavane.bench.gpu.rows import table
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sizes = SMALL if args.small else FULL
         sections: list[Section[Subject]] = [
             CARD, *(SPIKE if args.command == "spike" else
-                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, workflows(sizes))),
+                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, FLOAT8, INVARIANT, workflows(sizes))),
         ]  # fmt: skip
         only = _chosen(args.only, [section.name for section in sections])
     except NotHere as error:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from pavane.bench.gpu.decode import shared
-from pavane.bench.gpu.engine import Model
+from pavane.bench.gpu.engine import Engine, Model
 from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, NotHere, Section
+from pavane.bench.gpu.sizes import Sizes
 from pavane.bench.gpu.subject import Subject
 from pavane.bench.report import at_least, at_most
 from pavane.kernels import sampling
@@ -49,9 +50,10 @@ def dense(batch: Batch, q: torch.Tensor, keys: torch.Tensor, values: torch.Tenso
     return out
 
 
-def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
-    model, device, sizes = subject.engine().model, subject.card.device, subject.sizes
-    steps = shared(subject.engine(), sizes.sharing, 4, sizes.message, 1, apart=False)
+def attention_error(engine: Engine, sizes: Sizes, device: torch.device, notes: Notes) -> float:
+    """Of a step with moved, shared messages, relative to what float64 makes of the KV as it is stored."""
+    model = engine.model
+    steps = shared(engine, sizes.sharing, 4, sizes.message, 1, apart=False)
     batch, config = steps[-1].batch, model.config
     dtype = torch.float32 if model.itemsize == 4 else torch.bfloat16
     n, dim = batch.n_rows, config.head_dim
@@ -61,9 +63,14 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     )
     got = model.attention.attend(0, q, k, v, model.attention.plan(batch)).view(n, config.num_heads, dim)
     expected = dense(batch, q, *model.stored(0), model)
-    error = float((got.double() - expected).norm() / expected.norm())
     notes.data |= {"rows": n, "segments": batch.n_segments, "pairs": batch.n_pairs}
-    yield Measured(ATTENTION.what, error, f"{n} rows, {batch.n_pairs} pairs", "float64")
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
+    model, device, config = subject.engine().model, subject.card.device, subject.sizes.config
+    error = attention_error(subject.engine(), subject.sizes, device, notes)
+    yield Measured(ATTENTION.what, error, f"{notes.data['rows']} rows, {notes.data['pairs']} pairs", "float64")
     if model.sample is None:
         raise NotHere("tokens are drawn by the CPU here")
     samples = random_samples(256)

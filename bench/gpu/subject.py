@@ -46,6 +46,11 @@ class Subject:
             self._engine = Engine(model, budget=self.sizes.prompt)
         return self._engine
 
+    def another(self, sizes: Sizes) -> Engine:
+        """An engine with a model of its own, for as long as somebody holds it. Raises NotHere, and what the models
+        do."""
+        return Engine(self._opener(sizes, self.card.device), budget=sizes.prompt)
+
     def flashinfer(self) -> Library:
         """Raises NotHere."""
         if self._library is not None:

@@ -17,7 +17,7 @@ from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.stream import Stream
 from pavane.kernels.gpu.upload import Staging, Upload
-from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, PagedLaunch, RaggedLaunch
+from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, MakeLaunch, PagedLaunch, RaggedLaunch
 from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
 
@@ -65,11 +65,12 @@ class FixedPlan(NamedTuple):
 
 class FlashInferAttention:
     """The attention backend for GPUs. `scratch` keys, and `workspace_bytes` (FlashInfer's), are memory that
-    all layers share."""
+    all layers share. With `tiles`, these launches take the place of FlashInfer's, which need no workspace and
+    take no `scratch`; with `blocks` = WHOLE besides, the parts of a row are the segments it reads, in their order."""
 
     def __init__(
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
-        blocks: int, scratch: int, workspace_bytes: int, stream: Stream | None = None,
+        blocks: int, scratch: int, workspace_bytes: int, tiles: MakeLaunch | None = None, stream: Stream | None = None,
     ) -> None:  # fmt: skip
         self.device = store.k.device
         self.store = store
@@ -77,7 +78,8 @@ class FlashInferAttention:
         self._library = library
         self._ops = ops
         self._table = Rotations.of(rope, self.device)
-        self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch)
+        self._tiles = tiles
+        self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch, alike=tiles is not None)
         self._workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=self.device)
         shape = (2, scratch, what.kv_heads, what.head_dim)
         self._scratch = torch.empty(shape, dtype=what.dtype, device=self.device)
@@ -126,7 +128,8 @@ class FlashInferAttention:
                 count = len(plan.key_angles)
                 k_read, v_read = self._scratch[:, :count].unbind(0)
                 slots = plan.indices[group.keys]
-                ops.gather_rotated(keys, values, slots, plan.key_angles, table, k_read, v_read)
+                scales = (what.k_scale, what.v_scale)
+                ops.gather_rotated(keys, values, slots, plan.key_angles, table, k_read, v_read, *scales)
             at = group.parts
             launch.run(plan.queries[at], k_read, v_read, plan.parts[at], plan.lse[at])
         if plan.merged:
@@ -157,7 +160,7 @@ class FlashInferAttention:
             there = upload.put({**empty, **also})
             for group, indices in zip(groups, self._indices[1:], strict=False):
                 pieces = Captured(len(group.qo_indptr) - 1, indices)
-                launch = PagedLaunch(self._library, self._workspace, what, self.staging, long=False, captured=pieces)
+                launch = self._new_launch(group.kind, pieces)
                 launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
                 launches.append((group, launch))
         queries, results = (self._empty(bucket.all_parts, what.dtype) for _ in range(2))
@@ -190,12 +193,15 @@ class FlashInferAttention:
 
     def _launch(self, kind: Kind) -> Launch:
         if kind not in self._launches:
-            self._launches[kind] = (
-                RaggedLaunch(self._library, self._workspace, self._what, self.staging)
-                if kind.scratch
-                else PagedLaunch(self._library, self._workspace, self._what, self.staging, long=kind.long)
-            )
+            self._launches[kind] = self._new_launch(kind)
         return self._launches[kind]
+
+    def _new_launch(self, kind: Kind, captured: Captured | None = None) -> Launch:
+        if self._tiles is not None:
+            return self._tiles(self._what, self.staging, captured)
+        if kind.scratch:
+            return RaggedLaunch(self._library, self._workspace, self._what, self.staging)
+        return PagedLaunch(self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured)
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from pavane.kernels.gpu.edits import Edits, torch_edit
+from pavane.kernels.gpu.scaled import Scaled, torch_quantise
 from pavane.kernels.gpu.torch_sample import torch_sample
 from pavane.kernels.rope import RopeTable
 
@@ -67,10 +68,10 @@ class Ops(Protocol):
 
     def gather_rotated(
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
-        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
+        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: float = 1.0, v_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], outputs [n, kv_heads, d]: for
-        many rows it is cheaper to rotate the keys once. Caches of the outputs' dtype only."""
+        """k_out[i] = R(angles[i]) k_cache[slots[i]] and v_out[i] = v_cache[slots[i]], times the scales that `store_kv`
+        had; outputs [n, kv_heads, d] of the activations' dtype. For many rows it is cheaper to rotate the keys once."""
         ...
 
     def merge(
@@ -94,6 +95,20 @@ class Ops(Protocol):
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up for gate_up [n, 2 * inner] = gate beside up; [n, inner]."""
+        ...
+
+    def quantise(self, x: torch.Tensor) -> Scaled:
+        """x [n, size], rows contiguous, in float8 with a scale for each row: see `scaled.torch_quantise`."""
+        ...
+
+    def add_rms_norm_quantised(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> Scaled:
+        """What `quantise` makes of `add_rms_norm`."""
+        ...
+
+    def silu_mul_quantised(self, gate_up: torch.Tensor) -> Scaled:
+        """What `quantise` makes of `silu_mul`."""
         ...
 
     def sample(
@@ -129,10 +144,10 @@ class TorchOps:
 
     def gather_rotated(
         self, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor, angles: torch.Tensor,
-        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor,
+        table: Rotations, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: float = 1.0, v_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        k_out.copy_(_rotate(k_cache.index_select(0, slots), angles, table))
-        v_out.copy_(v_cache.index_select(0, slots))
+        k_out.copy_(_rotate(k_cache.index_select(0, slots), angles, table) * k_scale)
+        v_out.copy_(v_cache.index_select(0, slots).float() * v_scale)
 
     def merge(
         self, parts: torch.Tensor, lse: torch.Tensor, indptr: torch.Tensor, order: torch.Tensor, out: torch.Tensor,
@@ -165,6 +180,17 @@ class TorchOps:
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.float().chunk(2, dim=1)
         return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
+
+    def quantise(self, x: torch.Tensor) -> Scaled:
+        return torch_quantise(x)
+
+    def add_rms_norm_quantised(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> Scaled:
+        return torch_quantise(self.add_rms_norm(x, residual, weight, eps))
+
+    def silu_mul_quantised(self, gate_up: torch.Tensor) -> Scaled:
+        return torch_quantise(self.silu_mul(gate_up))
 
     def sample(
         self, logits: torch.Tensor, wishes: Wishes, edits: Edits | None = None

@@ -8,6 +8,7 @@ import numpy as np
 
 from pavane.kernels.batch import Batch, Int32, Int64
 
+WHOLE = 1 << 30  # blocks of a device for which no segment is cut
 CUT = 512  # keys: pieces of few rows are multiples of it, counted from the segment's first key
 
 

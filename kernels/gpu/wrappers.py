@@ -42,9 +42,9 @@ class Attention(NamedTuple):
     def scale(self) -> float:
         return 1 / math.sqrt(self.head_dim)
 
-    def backend(self, *, long: bool) -> str:
+    def backend(self, keys: torch.dtype, *, long: bool) -> str:
         """fa3 takes no queries of 16 bits with keys of 8."""
-        return "fa3" if long and self.hopper and self.kv_dtype is self.dtype else "fa2"
+        return "fa3" if long and self.hopper and keys is self.dtype else "fa2"
 
 
 class Launch(Protocol):
@@ -64,6 +64,12 @@ class Captured(NamedTuple):
 
     pieces: int
     indices: torch.Tensor
+
+
+class MakeLaunch(Protocol):
+    """A launch for any kind of pieces but those of the scratch."""
+
+    def __call__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> Launch: ...
 
 
 class PagedLaunch:
@@ -93,7 +99,7 @@ class PagedLaunch:
                 "paged_kv_indices_buf": captured.indices,
                 "paged_kv_last_page_len_buf": torch.ones(n, dtype=torch.int32, device=device),
             }
-        self._wrapper = library.paged(workspace, "NHD", backend=what.backend(long=long), **given)
+        self._wrapper = library.paged(workspace, "NHD", backend=what.backend(what.kv_dtype, long=long), **given)
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
         what, hold = self._what, self._staging.hold
@@ -120,7 +126,7 @@ class RaggedLaunch:
     def __init__(self, library: Library, workspace: torch.Tensor, what: Attention, staging: Staging) -> None:
         self._what = what
         self._staging = staging
-        self._wrapper = library.ragged(workspace, "NHD", backend=what.backend(long=True))
+        self._wrapper = library.ragged(workspace, "NHD", backend=what.backend(what.dtype, long=True))
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
         what, hold = self._what, self._staging.hold

@@ -9,7 +9,14 @@ import pytest
 import torch
 from support.flashinfer_standin import STAND_IN
 
-from pavane.bench.gpu.bounds import decode_seconds, distinct_keys, key_bytes, prefill_flops, weight_bytes
+from pavane.bench.gpu.bounds import (
+    decode_seconds,
+    distinct_keys,
+    float8_weight_bytes,
+    key_bytes,
+    prefill_flops,
+    weight_bytes,
+)
 from pavane.bench.gpu.card import Card
 from pavane.bench.gpu.models import open_model
 from pavane.bench.gpu.rows import Measured, Row, table
@@ -26,6 +33,9 @@ def test_weights_of_a_decode_step_are_those_without_the_embedding_table() -> Non
     layer = 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336) + 2 * 4096
     assert weight_bytes(LLAMA_8B, 2) == 2 * (32 * layer + 128_256 * 4096 + 4096) == 15_009_849_344
     assert weight_bytes(replace(LLAMA_8B, tie_word_embeddings=True), 2) == 15_009_849_344
+    scales = 4096 + 2 * 1024 + 4096 + 2 * 14336 + 4096  # one for each output
+    small = 32 * (layer + 2 * 4096 + 4 * scales) + 2 * (128_256 * 4096 + 4096)
+    assert float8_weight_bytes(LLAMA_8B) == small == 8_036_032_512
     assert key_bytes(LLAMA_8B, 2) == 131_072
     assert decode_seconds(LLAMA_8B, 1000, 2, 4e12) == pytest.approx((15_009_849_344 + 131_072_000) / 4e12)
 

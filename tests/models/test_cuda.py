@@ -2,32 +2,39 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.flashinfer_standin import STAND_IN, PagedStandIn
 from support.gpu_attention import again
+from support.harness import tiny_runner
+from support.row_by_row import RowByRow
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels.batch import NO_TOKEN
 from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.gpu.wrappers import Library
+from pavane.kernels.linear import tiled_linear
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import cuda, gpu_check
 from pavane.models import gpu_warmup as warm_up
 from pavane.models.config import ModelConfig
 from pavane.models.cuda import Device, Wanted, gpu_runner
 from pavane.models.errors import ModelError
-from pavane.models.gpu_check import Surroundings, check, check_model
+from pavane.models.gpu_check import Surroundings, check, check_float8_sizes, check_model
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuRunner
+from pavane.models.loaded import LoadedModel
 from pavane.server import runners
-from pavane.server.config import ServerConfig
+from pavane.server.config import ConfigError, ServerConfig
 from tests.models.test_runner import step
 
 torch.set_num_threads(1)
 GB = 10**9
 FINE = Surroundings("13.0", "", "NVIDIA H200", (9, 0), 141 * GB, "0.6.18.post1", True, True, False)
+OPTIONS = ["--kv-cache-dtype", "--quantization"]
 CONFIG = tiny_config(head_dim=64, hidden_size=32, num_layers=2, max_position=200)
 
 
@@ -59,20 +66,16 @@ def test_what_is_missing_is_one_line_that_says_what_to_do(changes: dict[str, obj
 
 
 @pytest.mark.parametrize(
-    ("changes", "dtype", "invariant", "words"),
+    ("changes", "words"),
     [
-        ({"head_dim": 80}, torch.bfloat16, False, "heads of 80 dimensions are not supported, only of 64, 128, 256"),
-        ({"num_heads": 7}, torch.bfloat16, False, "7 query heads are no multiple of 2"),
-        ({}, torch.float32, False, "--dtype float32 is not supported, only bfloat16"),
-        ({}, torch.bfloat16, True, "does not have --batch-invariant yet"),
+        ({"head_dim": 80}, "heads of 80 dimensions are not supported, only of 64, 128, 256"),
+        ({"num_heads": 7}, "7 query heads are no multiple of 2"),
     ],
 )
-def test_models_that_the_kernels_cannot_run(
-    changes: dict[str, int], dtype: torch.dtype, invariant: bool, words: str
-) -> None:
-    check_model(CONFIG, torch.bfloat16, batch_invariant=False)
+def test_models_that_the_kernels_cannot_run(changes: dict[str, Any], words: str) -> None:
+    check_model(CONFIG)
     with pytest.raises(ModelError, match=words):
-        check_model(replace(CONFIG, **changes), dtype, batch_invariant=invariant)  # type: ignore[arg-type]
+        check_model(replace(CONFIG, **changes))
 
 
 def test_here_looking_finds_no_gpu() -> None:
@@ -90,8 +93,9 @@ def test_here_looking_finds_no_gpu() -> None:
         ({"device": "cpu"}, FINE, "cpu"),
         ({"device": "cuda"}, FINE, "cuda"),
         ({}, FINE, "cuda"),
-        ({"dtype": "float32"}, FINE, "cpu"),
-        ({"batch_invariant": True}, FINE, "cpu"),
+        ({"kv_cache_dtype": "fp8", "quantization": "fp8"}, FINE, "cuda"),
+        ({"dtype": "float32"}, FINE, "cuda"),
+        ({"batch_invariant": True}, FINE, "cuda"),
         ({}, replace(FINE, flashinfer=None), "cpu"),
         ({}, replace(FINE, error="Found no NVIDIA driver", name=""), "cpu"),
     ],
@@ -111,6 +115,41 @@ def test_which_device_is_taken(
     assert ("is not used: --device cuda: FlashInfer is not installed" in caplog.text) == (found.flashinfer is None)
 
 
+@pytest.mark.parametrize("found", [None, replace(FINE, flashinfer=None), replace(FINE, capability=(8, 0))])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_cpu_has_no_eight_bits(
+    option: str, found: Surroundings | None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    words = f"{option} fp8 needs a GPU, and the model would run on the CPU: leave it out, or use --device cuda, which"
+    asked: dict[str, Any] = {option.removeprefix("--").replace("-", "_"): "fp8"}
+    if found is None:
+        with pytest.raises(ConfigError, match=words):
+            runners.settled(ServerConfig(device="cpu", **asked))
+        return
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpu_check, "look", lambda: found)
+    with pytest.raises(ConfigError, match=words):
+        runners.settled(ServerConfig(**asked))
+    with pytest.raises(ModelError, match=r"FlashInfer is not installed|compute capability 8.0, and fp8 needs 8.9"):
+        runners.settled(ServerConfig(device="cuda", **asked))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("other", [{"batch_invariant": True}, {"dtype": "float32"}])
+def test_what_excludes_eight_bits(option: str, other: dict[str, Any]) -> None:
+    name = "--batch-invariant" if "batch_invariant" in other else "--dtype float32"
+    asked = {option.removeprefix("--").replace("-", "_"): "fp8"}
+    with pytest.raises(ConfigError, match=f"{option} fp8 and {name} exclude each other: leave one of them out"):
+        ServerConfig(**other, **asked)
+
+
+@pytest.mark.parametrize(("name", "size"), [("hidden_size", 40), ("intermediate_size", 56)])
+def test_sizes_without_products_of_eight_bits(name: str, size: int) -> None:
+    check_float8_sizes(CONFIG)
+    with pytest.raises(ModelError, match=f"the model's {name} is {size}, and the kernels take multiples of 16; leave"):
+        check_float8_sizes(replace(CONFIG, **{name: size}))  # type: ignore[arg-type]
+
+
 def test_the_pool_is_what_the_rest_leaves() -> None:
     used = Used(total=100 * GB, others=2 * GB, weights=16 * GB, peak=20 * GB)
     assert pool_slots(used, 0.9, 10**5, reserve=GB, least=512) == (90 - 2 - 20 - 1) * 10**4
@@ -128,7 +167,10 @@ def bring(config: ModelConfig, wanted: Wanted, device: Device) -> GpuRunner:
 
 
 def standing(used: Used) -> Device:
-    return Device(torch.device("cpu"), True, 264, STAND_IN, TorchOps(), lambda: used, lambda: None, again)
+    device = torch.device("cpu")
+    return Device(
+        device, True, 264, STAND_IN, TorchOps(), lambda: used, lambda: None, again, tiled_linear, RowByRow
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -146,9 +188,57 @@ def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptur
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
-    assert "5000 slots of KV on the GPU" in lines
+    assert "5000 slots of KV on the GPU, in bfloat16" in lines
     result = runner.execute(step(0, NO_TOKEN))
     assert np.isfinite(result.logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_pool_of_eight_bits_has_twice_the_slots() -> None:
+    slot = 2 * 2 * 2 * 64 * 2
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 2500 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, float8_kv=True), standing(used))
+    assert runner.slots == 5000
+    assert runner.pages().page_bytes == 16 * slot // 2
+    assert np.isfinite(runner.execute(step(0, NO_TOKEN)).logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_products_of_eight_bits_run_in_graphs_as_outside() -> None:
+    wanted = Wanted(600, 1.0, 16, 8, float8_kv=True, float8_weights=True)
+    captured, plain = (bring(CONFIG, wanted, standing(Used(GB, 0, 0, 0))._replace(record=way)) for way in (again, None))
+    for position in range(3):
+        results = [runner.execute(step(position, NO_TOKEN)) for runner in (captured, plain)]
+        np.testing.assert_allclose(results[0].logprobs, results[1].logprobs, atol=1e-5)
+        assert results[0].tokens.tolist() == results[1].tokens.tolist()
+    assert captured.model.decoder._layers[0].down.dtype is torch.float8_e4m3fn
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("kv", "weights"), [("auto", "auto"), ("fp8", "auto"), ("auto", "fp8")])
+def test_what_the_flags_ask_for_is_made(kv: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "this_gpu", lambda eager: standing(Used(GB, 0, 0, 0)))
+    config = ServerConfig(device="cuda", num_slots=600, kv_cache_dtype=kv, quantization=weights)
+    loaded = LoadedModel(CONFIG, tiny_weights(CONFIG), None, "tiny", files=())  # type: ignore[arg-type]
+    runner = runners.make_runner(loaded, config, 100)
+    assert isinstance(runner, GpuRunner)
+    model = runner.model
+    assert (model.attention.store.k.dtype is torch.float8_e4m3fn) == (kv == "fp8")
+    assert (model.decoder._layers[0].qkv.dtype is torch.float8_e4m3fn) == (weights == "fp8")
+    assert runner.pages().page_bytes == 16 * runners.slot_bytes(CONFIG, config)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.usefixtures("small")
+def test_keys_that_eight_bits_cut_are_told(large: bool, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(CONFIG, qkv_bias=True)
+    weights = tiny_weights(config)
+    weights["layers.1.self_attn.k_proj.bias"].view(-1, 64)[:, [3, 35]] = 700.0 if large else 300.0
+    rope = RopeTable(rope_frequencies(config.rope, config.head_dim)[0], config.max_position)
+    gpu_runner(config, weights, rope, Wanted(600, 1.0, 16, 8, float8_kv=True), standing(Used(GB, 0, 0, 0)))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == large
+    assert all(" % of the warm-up's K and V are beyond what fp8 holds" in line for line in told)
 
 
 class Unbuilt:
@@ -181,3 +271,29 @@ def test_without_the_kernels_for_hopper_the_others_do(
     )
     assert "without FlashInfer's kernels for Hopper (a long prefill): Ninja build failed" in caplog.text
     assert np.isfinite(runner.execute(warm_up.step([200], 200, before=0)).logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("dtype", "invariant"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, True)]
+)
+def test_float32_and_batch_invariance_do_without_flashinfer(dtype: torch.dtype, invariant: bool) -> None:
+    device = standing(Used(GB, 0, 0, 0))._replace(library=Library(None, None))
+    runner = bring(CONFIG, Wanted(300, 0.9, 40, 8, dtype, invariant), device)
+    assert runner.model.attention.store.k.dtype is runner.model.decoder.dtype is dtype
+    result = runner.execute(step(0, NO_TOKEN))
+    plain = tiny_runner(CONFIG, tiny_weights(CONFIG), 8)
+    expected = plain.execute(step(0, NO_TOKEN))
+    np.testing.assert_allclose(result.logprobs, expected.logprobs, atol=1e-4 if dtype is torch.float32 else 0.1)
+
+
+class Broken(RowByRow):
+    def run(self, *_: object) -> None:
+        raise RuntimeError("PTXAS error")
+
+
+@pytest.mark.usefixtures("small")
+def test_own_kernels_that_cannot_be_built_are_one_line() -> None:
+    broken = standing(Used(GB, 0, 0, 0))._replace(tiles=Broken)
+    with pytest.raises(ModelError, match=r"Triton's kernels cannot be built \(decodes\): PTXAS error; use --device"):
+        bring(CONFIG, Wanted(100, 0.9, 16, 8, torch.float32), broken)

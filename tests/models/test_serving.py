@@ -19,7 +19,7 @@ from pavane.models.config import ModelConfig
 from pavane.models.loader import load_model
 from pavane.server.app import start
 from pavane.server.config import ConfigError, ServerConfig
-from pavane.server.runners import digest_of
+from pavane.server.runners import digest_of, identity_of
 from pavane.server.running import Server
 
 torch.set_num_threads(1)
@@ -68,6 +68,7 @@ async def test_a_folder_is_served_and_gives_the_tokens_of_transformers(tmp_path:
         async with Client(f"127.0.0.1:{server.port}") as client, client.workflow() as workflow:
             info = await client.server_info()
             assert (info.model, info.chat_format, info.max_model_len) == (tmp_path.name, "chatml", 512)
+            assert (info.kv_cache_dtype, info.quantization) == ("auto", "auto")
             prompt = [*await client.tokenize(user="Hello there, what is 2+2?"), *range(5, 40)]
             message = workflow.prefill(tokens=prompt)
             result = await workflow.decode(
@@ -104,6 +105,13 @@ async def test_a_window_that_cuts_is_refused_with_the_way_out(tmp_path: Path) ->
         await serve(tmp_path, max_model_len=101)
     server = await serve(tmp_path, max_model_len=100)
     await server.shutdown()
+
+
+def test_what_keys_begin_with_names_the_formats(tmp_path: Path) -> None:
+    loaded = load_model(write(tmp_path, QWEN), torch.float32)
+    ways: list[dict[str, Any]] = [{}, {"dtype": "float32"}, {"kv_cache_dtype": "fp8"}, {"quantization": "fp8"}]
+    assert len({identity_of(loaded, ServerConfig(**way)) for way in ways}) == 4
+    assert identity_of(loaded, ServerConfig(dtype="bfloat16")) == identity_of(loaded, ServerConfig())
 
 
 def test_the_digest_covers_whatever_decides_the_encodings(tmp_path: Path) -> None:

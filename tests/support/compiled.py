@@ -1,4 +1,5 @@
-"""Compiles what `TritonOps` launches for an H200, without one, and says as JSON what the compiler made of it.
+"""Compiles for an H200, without one, what `TritonOps` and the batch-invariant kernels launch, and says as JSON what the
+compiler made of it.
 
 For a process of its own: in the process of the tests kernels are interpreted. The shapes are those of Llama 3.1 8B.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -21,8 +23,13 @@ from triton.runtime import driver
 from triton.runtime.jit import KernelInterface
 
 from pavane.kernels.gpu.edits import Edits
+from pavane.kernels.gpu.invariant.launch import TileLaunch
+from pavane.kernels.gpu.invariant.linear import invariant_linear
 from pavane.kernels.gpu.ops import Rotations, Wishes
 from pavane.kernels.gpu.ops_triton import TritonOps
+from pavane.kernels.gpu.plan import Group, Kind
+from pavane.kernels.gpu.upload import Staging
+from pavane.kernels.gpu.wrappers import Attention
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HEADS, KV_HEADS, DIM, HIDDEN, INNER, VOCABULARY = 32, 8, 128, 4096, 14336, 128256
@@ -65,8 +72,8 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     keys = torch.zeros(n, KV_HEADS, DIM, dtype=cache)
     ops.store_kv(k, v, ints(n), ints(n), keys, keys, table, 0.5, 0.5)
     ops.rotate_queries(q, ints(n), ints(n), table, torch.zeros(n, HEADS, DIM, dtype=dtype))
-    if cache is dtype:
-        ops.gather_rotated(keys, keys, ints(n), ints(n), table, keys, keys)
+    there = torch.zeros(n, KV_HEADS, DIM, dtype=dtype)
+    ops.gather_rotated(keys, keys, ints(n), ints(n), table, there, there, 0.5, 0.5)
     ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
     for shares in (None, values()):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
@@ -75,6 +82,10 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     ops.rms_norm(x, x[0], 1e-5)
     ops.rms_norm(k, x[0, :DIM], 1e-5)
     ops.silu_mul(torch.zeros(n, 2 * INNER, dtype=dtype))
+    ops.quantise(x)
+    ops.quantise(torch.zeros(n, INNER, dtype=dtype))
+    ops.add_rms_norm_quantised(x, x, x[0], 1e-5)
+    ops.silu_mul_quantised(torch.zeros(n, 2 * INNER, dtype=dtype))
     wishes = Wishes(ints(n), values(), values(), ints(n), values(), values(torch.int64), values(torch.int64))
     logits = torch.zeros(n, VOCABULARY)
     ops.sample(logits, wishes)
@@ -82,6 +93,18 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
         ints(n), values(), ints(n + 1), ints(n), ints(n + 1), ints(n), values(), ints(n), ints(n * WORDS).view(n, -1)
     )
     ops.sample(logits, wishes, edits)
+
+
+def invariant_launches(dtype: torch.dtype, n: int) -> None:
+    """Layers of few outputs and of many."""
+    x = torch.zeros(n, HIDDEN, dtype=dtype)
+    for outer in (HIDDEN, VOCABULARY):
+        invariant_linear(x, torch.zeros(1, dtype=dtype).expand(outer, HIDDEN))
+    launch = TileLaunch(Attention(HEADS, KV_HEADS, DIM, dtype, dtype, True), Staging(x.device))
+    ends = np.array([0, n], dtype=np.int32)
+    launch.plan(Group(Kind(16, False, n > 1), 0, 0, ends, ends), torch.zeros(2 * n, dtype=torch.int32)[n:])
+    keys, q = torch.zeros(n, KV_HEADS, DIM, dtype=dtype), torch.zeros(2 * n, HEADS, DIM, dtype=dtype)[n:]
+    launch.run(q, keys, keys, q, torch.zeros(2 * n, HEADS)[n:])
 
 
 def main() -> None:
@@ -100,6 +123,9 @@ def main() -> None:
     for cache in (torch.bfloat16, torch.float8_e4m3fn):
         for n in (4, 1, 5, 16):
             launches(TritonOps(), torch.bfloat16, cache, n)
+    for dtype in (torch.bfloat16, torch.float32):
+        for n in (4, 1, 5, 16):
+            invariant_launches(dtype, n)
     json.dump(list({each["hash"]: each for each in made}.values()), sys.stdout)
 
 

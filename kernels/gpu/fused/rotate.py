@@ -9,18 +9,13 @@ from __future__ import annotations
 import triton.language as tl
 
 from pavane.kernels.gpu.fused.jit import kernel, launched
+from pavane.kernels.gpu.fused.quantise import quantised
 
 
 @kernel
 def rotated(left: tl.tensor, right: tl.tensor, cos: tl.tensor, sin: tl.tensor) -> tl.tensor:
     """R(p) of the halves of heads."""
     return left * cos - right * sin, right * cos + left * sin
-
-
-@kernel
-def quantised(x: tl.tensor, scale: tl.tensor, LARGEST: tl.constexpr) -> tl.tensor:
-    """x / scale within +-LARGEST: float8 e4m3 has no infinity to overflow to."""
-    return tl.minimum(tl.maximum(tl.div_rn(x, scale + tl.zeros_like(x)), -LARGEST), LARGEST)
 
 
 @launched(anywhere=["positions", "slots"])
@@ -81,6 +76,8 @@ def rotate_heads_kernel(
     out: tl.tensor,
     copied: tl.tensor,
     copy: tl.tensor,
+    scale: tl.tensor,
+    copy_scale: tl.tensor,
     count: tl.tensor,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -88,8 +85,8 @@ def rotate_heads_kernel(
     BLOCK_HALF: tl.constexpr,
     COPY: tl.constexpr,
 ) -> None:
-    """BLOCK heads of [count * HEADS], item i being out[i] = R(angles[i]) x[rows[i]]. With COPY also
-    copy[i] = copied[rows[i]]."""
+    """BLOCK heads of [count * HEADS], item i being out[i] = scale * R(angles[i]) x[rows[i]]. With COPY also
+    copy[i] = copy_scale * copied[rows[i]]."""
     which = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
     dim = tl.arange(0, BLOCK_HALF)[None, :]
     item, head = which // HEADS, which % HEADS
@@ -103,11 +100,13 @@ def rotate_heads_kernel(
     right = tl.load(x + source + HALF, mask=inside, other=0.0).to(tl.float32)
     left, right = rotated(left, right, c, s)
     at = which * (2 * HALF) + dim
-    tl.store(out + at, left.to(out.dtype.element_ty), mask=inside)
-    tl.store(out + at + HALF, right.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + at, (left * scale).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + at + HALF, (right * scale).to(out.dtype.element_ty), mask=inside)
     if COPY:
-        tl.store(copy + at, tl.load(copied + source, mask=inside, other=0.0), mask=inside)
-        tl.store(copy + at + HALF, tl.load(copied + source + HALF, mask=inside, other=0.0), mask=inside)
+        first = tl.load(copied + source, mask=inside, other=0.0).to(tl.float32) * copy_scale
+        second = tl.load(copied + source + HALF, mask=inside, other=0.0).to(tl.float32) * copy_scale
+        tl.store(copy + at, first.to(copy.dtype.element_ty), mask=inside)
+        tl.store(copy + at + HALF, second.to(copy.dtype.element_ty), mask=inside)
 
 
 @launched(counts=["count", "rounds", "capacity"], anywhere=["extents", "starts", "out"])

@@ -49,6 +49,11 @@ def test_a_cache_of_eight_bits_is_scaled_and_cut() -> None:
     OPS.store_kv(k, v, zero, slots, k_cache, v_cache, TABLE, k_scale=0.01, v_scale=1.0)
     torch.testing.assert_close(k_cache.float() * 0.01, k.clamp(-4.48, 4.48), rtol=2**-4, atol=2**-10)
     torch.testing.assert_close(v_cache.float(), v.clamp(-448, 448), rtol=2**-4, atol=2**-10)
+    angles, k_out, v_out = ints([0, 1, -3]), torch.empty(3, 1, DIM), torch.empty(3, 1, DIM)
+    OPS.gather_rotated(k_cache, v_cache, ints([5, 0, 2]), angles, TABLE, k_out, v_out, k_scale=0.01, v_scale=2.0)
+    kept = k_cache[[5, 0, 2]].double() * 0.01
+    torch.testing.assert_close(k_out.double(), reference.rope(kept, angles, FREQUENCIES), atol=1e-5, rtol=0)
+    assert torch.equal(v_out, v_cache[[5, 0, 2]].float() * 2)
 
 
 def test_queries_and_keys_are_rotated_for_each_pair() -> None:

@@ -8,6 +8,7 @@ import torch
 from support.interpreted import DEVICE
 
 from pavane.kernels.gpu.ops import Rotations, TorchOps
+from pavane.kernels.gpu.scaled import torch_quantise
 from pavane.kernels.reference import rope
 from pavane.kernels.rope import RopeParameters, RopeTable, rope_frequencies
 
@@ -79,6 +80,7 @@ def test_float8_caches_hold_what_torch_makes_of_the_values(rotations) -> None:
     k, v = normal(rows, heads, dim, dtype=BF16), normal(rows, heads, dim, dtype=BF16, seed=1)
     k[0], v[0] = 3e4, -3e4  # beyond what e4m3 holds
     v[1], v[2] = 1e-5, 0
+    v[3, 0, 1] = torch.nan
     positions, at = whole(24, rows), torch.arange(rows, dtype=torch.int32, device=DEVICE)
     got, expected = ([torch.zeros(rows, heads, dim, device=DEVICE).to(F8) for _ in range(2)] for _ in range(2))
     TritonOps().store_kv(k, v, positions, at, *got, table, 0.37, 0.05)
@@ -101,16 +103,18 @@ def test_queries_are_rotated_into_each_segments_frame(rotations, dtype: torch.dt
     close(out, rope(q[pair_rows.long()].double(), angles, frequencies))
 
 
-@pytest.mark.parametrize("dtype", [BF16, F32])
-def test_keys_are_gathered_and_rotated_with_their_values(rotations, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "cache"), [(BF16, BF16), (F32, F32), (BF16, F8)])
+def test_keys_are_gathered_and_rotated_with_their_values(rotations, dtype: torch.dtype, cache: torch.dtype) -> None:
     frequencies, table = rotations
     dim, heads, n = 2 * len(frequencies), 3, 29
-    k_cache, v_cache = normal(50, heads, dim, dtype=dtype), normal(50, heads, dim, dtype=dtype, seed=1)
+    k_scale, v_scale = (0.37, 0.05) if cache is F8 else (1.0, 1.0)
+    k_cache, v_cache = normal(50, heads, dim).to(cache), normal(50, heads, dim, seed=1).to(cache)
     slots, angles = whole(50, n), whole(40, n, low=-20, seed=1)
     k_out, v_out = (empty(n, heads, dim, dtype=dtype) for _ in range(2))
-    TritonOps().gather_rotated(k_cache, v_cache, slots, angles, table, k_out, v_out)
-    close(k_out, rope(k_cache[slots.long()].double(), angles, frequencies))
-    assert torch.equal(v_out, v_cache[slots.long()])
+    TritonOps().gather_rotated(k_cache, v_cache, slots, angles, table, k_out, v_out, k_scale, v_scale)
+    kept, values = (x.float()[slots.long()].double() for x in (k_cache, v_cache))
+    close(k_out, k_scale * rope(kept, angles, frequencies))
+    close(v_out, v_scale * values)
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 1, 300, 0, 2], [0, 0, 7], [3, 4, 0, 0, 0], [1] * 70, [0]])
@@ -180,3 +184,40 @@ def test_gates_open(dtype: torch.dtype, inner: int) -> None:
     both = 4 * normal(3, 2 * inner, dtype=dtype)
     gate, up = both.double().chunk(2, dim=1)
     close(TritonOps().silu_mul(both), gate / (1 + (-gate).exp()) * up, 4.0)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32])
+@pytest.mark.parametrize(("rows", "size"), [(1, 16), (7, 96), (3, 1500)])
+def test_rows_become_float8_as_torch_makes_them(dtype: torch.dtype, rows: int, size: int) -> None:
+    x = normal(rows, size + 8, dtype=dtype)[:, :size] * torch.logspace(-20, 20, rows, device=DEVICE)[:, None].to(dtype)
+    x[0, 3:] = 0
+    x[-1, 5] = torch.nan
+    got, expected = TritonOps().quantise(x), torch_quantise(x)
+    assert torch.equal(got.values[:-1].view(torch.uint8), expected.values[:-1].view(torch.uint8))
+    assert torch.equal(got.scales[:-1], expected.scales[:-1])
+    assert got.values[-1].float().isnan().any()
+    x[-1] = 0
+    zero = TritonOps().quantise(x)
+    assert torch.equal(zero.scales[-1], torch.ones(1, device=DEVICE))
+    assert (zero.values[-1].float() == 0).all()
+
+
+@pytest.mark.parametrize("size", [16, 1000])
+def test_what_enters_products_is_quantised_as_it_is_made(size: int) -> None:
+    """What comes before may differ in its last bit, and then decide a rounding here."""
+    x, weight, both = (
+        normal(5, size, dtype=BF16),
+        normal(size, dtype=BF16, seed=2),
+        4 * normal(5, 2 * size, dtype=BF16, seed=3),
+    )
+    residuals = [normal(5, size, dtype=BF16, seed=1) for _ in range(2)]
+    ops = TritonOps(), TorchOps()
+    normed = [
+        each.add_rms_norm_quantised(x, residual, weight, 1e-5) for each, residual in zip(ops, residuals, strict=True)
+    ]
+    assert torch.equal(*residuals)
+    for got, expected in (normed, [each.silu_mul_quantised(both) for each in ops]):
+        assert (got.values.float() != expected.values.float()).float().mean() < 0.01
+        torch.testing.assert_close(got.scales, expected.scales, rtol=2**-8, atol=0)
+        exact = expected.values.double() * expected.scales
+        torch.testing.assert_close(got.values.double() * got.scales, exact, rtol=2**-3, atol=2**-9 * float(exact.max()))
