@@ -61,9 +61,10 @@ class Carrier(Protocol):
         """What the device was told to do so far in the thread of the steps is done."""
         ...
 
-    def back(self, found: Found, extents: Int32, after: Mark) -> None:
+    def back(self, found: Found, extents: Int32, after: Mark) -> float:
         """Writes the tokens from number `found.first` on to the slots of `extents`, as many as these are, once `after`
-        is done; returns when they are written. Any thread, one at a time.
+        is done; returns when they are written: the seconds that it took beside waiting for `after`. Any thread, one at
+        a time.
 
         Raises:
             CorruptEntryError: a page has changed; what was written to the slots is of no use.
@@ -113,14 +114,15 @@ class HostCarrier:
     def mark(self) -> Mark:
         return _Done()
 
-    def back(self, found: Found, extents: Int32, after: Mark) -> None:
+    def back(self, found: Found, extents: Int32, after: Mark) -> float:
         after.wait()
+        began = time.perf_counter()
         rows = [page for run in found.pages for page in run]
         for number, page in enumerate(rows):
             check_page(found, number, self._checksum(page))
-        begin = found.first - found.first % PAGE
-        for page_number, lane, slot, count in pieces(extents, found.first - begin):
+        for page_number, lane, slot, count in pieces(extents, found.first % PAGE):
             self._layout.write(rows[page_number], lane, slot, count)
+        return time.perf_counter() - began
 
     def _checksum(self, page: torch.Tensor) -> int:
         return int(torch.dot(page.view(torch.int64), self._weights))

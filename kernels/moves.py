@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -17,7 +16,7 @@ import torch
 from pavane.kernels.batch import MoveIn, MoveOut, MoveReport, Moves
 from pavane.kernels.carrier import Carrier, Departure, HostCarrier, Leaving, Mark
 from pavane.kernels.gpu.carrier import DeviceCarrier
-from pavane.kernels.gpu.streams import cuda_streams, pin
+from pavane.kernels.gpu.side_streams import cuda_streams, pin
 from pavane.kernels.host import HostTier, KVTier, TierError
 from pavane.kernels.pages import PAGE, SlotPages
 
@@ -172,10 +171,8 @@ class Mover:
             going.departure.wait()
             with self._lock:
                 self._settle(going)
-        began = time.perf_counter()
         found = self.tier.find(move.key, move.first, int(move.extents[:, 1].sum()))
-        self.carrier.back(found, move.extents, after)
-        return time.perf_counter() - began
+        return self.carrier.back(found, move.extents, after)
 
 
 def host_mover(layout: SlotPages, capacity: int) -> Mover:

@@ -109,12 +109,16 @@ def _rope(model: ModelConfig, max_model_len: int) -> RopeTable:
     return RopeTable(frequencies, max_model_len + 1, scale)
 
 
+PCIE = 2e10  # bytes/s each way, a guess to begin with: a GPU encodes too fast for one that is far too low to be mended
+
 R = TypeVar("R", ModelRunner, GpuRunner)
 
 
 def _with_tier(runner: R, config: ServerConfig) -> R:
     if not config.host_cache_gb:
         return runner
+    if config.device == "cuda":  # all of it is taken when it is locked
+        check_fits(f"--host-cache-gb {config.host_cache_gb:g} takes", _host_bytes(config), "give less, or 0 for none")
     try:
         runner.mover = host_mover(runner.pages(), _host_bytes(config))
         return runner
@@ -143,7 +147,9 @@ def tier_of(runner: Runner) -> Tier | None:
     if mover is None:
         return None
     tier = mover.tier
-    return Tier(tier.capacity // tier.page_bytes, PAGE, Costs(tier.page_bytes // PAGE))
+    token_bytes = tier.page_bytes // PAGE
+    costs = Costs(token_bytes, bytes_per_s=PCIE) if isinstance(runner, GpuRunner) else Costs(token_bytes)
+    return Tier(tier.capacity // tier.page_bytes, PAGE, costs)
 
 
 def check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:

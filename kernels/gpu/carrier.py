@@ -12,6 +12,7 @@ slots of a chunk of pages are gathered by one launch for each part, and a run of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ import torch
 from pavane.kernels.batch import Int32, Int64
 from pavane.kernels.carrier import Departure, Landed, Leaving, Mark
 from pavane.kernels.gpu.copies import Copies
-from pavane.kernels.gpu.streams import Event, Streams
+from pavane.kernels.gpu.side_streams import Event, Streams
 from pavane.kernels.host import Found, check_page
 from pavane.kernels.pages import PAGE, checksum_weights
 
@@ -78,7 +79,8 @@ class DeviceCarrier:
     def mark(self) -> Mark:
         return self._streams.step.record()
 
-    def back(self, found: Found, extents: Int32, after: Mark) -> None:
+    def back(self, found: Found, extents: Int32, after: Mark) -> float:
+        began = time.perf_counter()
         stream = self._streams.back
         slots, lane = _slots_of(extents), found.first % PAGE
         chunks = list(_chunks(found.pages, self._chunk))
@@ -94,12 +96,15 @@ class DeviceCarrier:
                 for page, checksum in enumerate(sums.tolist(), begin):
                     check_page(found, page, checksum)
                 if not number:
-                    stream.follow(after)
+                    reached = time.perf_counter()
+                    after.wait()
+                    began += time.perf_counter() - reached
                 at = begin * PAGE
                 low, high = max(at, lane), min(at + sum(map(len, runs)) * PAGE, lane + len(slots))
                 stream.launch(partial(self._scatter, rows[low - at : high - at], there, low - lane))
         finally:  # also when a page is corrupt: nothing is written to the slots any more
             stream.record().wait()
+        return time.perf_counter() - began
 
     def _room(self) -> torch.Tensor:
         """The next chunk of staging, [tokens, token_words]; the steps' stream waits until it may be written."""

@@ -72,8 +72,9 @@ class NotedCarrier:
     def mark(self) -> Mark:
         return NotedDeparture(self.gate, 0)
 
-    def back(self, found: Found, extents: Int32, after: Mark) -> None:
+    def back(self, found: Found, extents: Int32, after: Mark) -> float:
         self._note("back", found.key)
+        return 0.25
 
 
 class NotedDeparture(NamedTuple):
@@ -108,8 +109,7 @@ def test_drops_then_out_in_this_thread_then_in_beside_it(noted: tuple[Mover, Not
     ]  # fmt: skip
     assert report is not None
     assert (report.arrived, report.failed, report.lost) == ((7,), (), ())
-    assert (report.out_tokens, report.out_s, report.in_tokens) == (7, 0.5, 2)
-    assert report.in_s > 0
+    assert (report.out_tokens, report.out_s, report.in_tokens, report.in_s) == (7, 0.5, 2, 0.25)
 
 
 def test_what_is_under_way_holds_up_nobody(noted: tuple[Mover, NotedCarrier]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.gpu_attention import standing_in_runner
 from support.graphs import graphs
 from support.harness import Harness, decode, prefill, tiny_runner
-from support.late_streams import LateDevice
+from support.late_device import LateDevice
 from support.tiny import tiny_config, tiny_weights
 from support.wishes import Wish, asked, random_logits
 

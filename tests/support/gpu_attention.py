@@ -22,8 +22,8 @@ from pavane.models.decoder import Linear
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
+from support.late_device import LateDevice
 from support.late_stream import LateStream, library_on
-from support.late_streams import LateDevice
 from support.row_by_row import RowByRow, RowOps
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from support.carried import SLOTS, Load, Pool, Text, extents_of
-from support.late_streams import LateDevice
+from support.late_device import LateDevice
 
 from pavane.kernels.batch import MoveIn, MoveOut, Moves
 from pavane.kernels.gpu.carrier import DeviceCarrier

@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from pavane.kernels.carrier import Mark
-from pavane.kernels.gpu.streams import Event, Streams
+from pavane.kernels.gpu.side_streams import Event, Streams
 
 
 class LateDevice:
@@ -113,6 +112,6 @@ class LateStream:
         self._device.add(self, event)
         return event
 
-    def follow(self, event: Mark) -> None:
+    def follow(self, event: Event) -> None:
         assert isinstance(event, LateEvent)
         self._device.add(self, event, wait=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 
 from pavane.kernels.carrier import Mark
+
+log = logging.getLogger(__name__)
 
 
 class Event(Mark, Protocol):
@@ -27,7 +30,7 @@ class Stream(Protocol):
 
     def record(self) -> Event: ...
 
-    def follow(self, event: Mark) -> None:
+    def follow(self, event: Event) -> None:
         """What is launched from now on runs after `event` of another stream."""
         ...
 
@@ -66,7 +69,7 @@ class _CudaStream:
         self._own = stream
 
     def _stream(self) -> torch.cuda.Stream:
-        return self._own or torch.cuda.current_stream(self._device)
+        return torch.cuda.current_stream(self._device) if self._own is None else self._own
 
     def launch(self, work: Callable[[], None]) -> None:
         with torch.cuda.stream(self._stream()):
@@ -75,7 +78,7 @@ class _CudaStream:
     def record(self) -> Event:
         return _CudaEvent(self._stream())
 
-    def follow(self, event: Mark) -> None:
+    def follow(self, event: Event) -> None:
         assert isinstance(event, _CudaEvent)
         event.holds_up(self._stream())
 
@@ -93,6 +96,7 @@ def pin(memory: torch.Tensor) -> Callable[[], None]:
     result unlocks it. Raises MemoryError."""
     cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address, size = memory.data_ptr(), memory.nbytes
+    log.info("locking %.1f GB of host memory for the GPU", size / 1e9)  # takes seconds where it is a hundred
     error = cudart.cudaHostRegister(address, size, 1)  # 1: for all devices
     if int(error):
         raise MemoryError(f"the system locks no {size / 1e9:.1f} GB of memory for the GPU (CUDA error {int(error)})")
