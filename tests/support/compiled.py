@@ -76,7 +76,7 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     there = torch.zeros(n, KV_HEADS, DIM, dtype=dtype)
     ops.gather_rotated(keys, keys, ints(n), ints(n), table, there, there, 0.5, 0.5)
     ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
-    for shares in (None, values()):
+    for shares in (None, torch.zeros(2 * n, HEADS)[n:]):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
     x = torch.zeros(n, HIDDEN, dtype=dtype)
     ops.add_rms_norm(x, x, x[0], 1e-5)

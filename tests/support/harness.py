@@ -151,6 +151,7 @@ class Harness:
     check: bool = True
     policy: str = "fcfs"
     ahead: bool = False  # steps may begin before the ones before are committed
+    eager: bool = False  # also while calls wait or end
     steps_ahead: int = 0
     host_pages: int = 0  # of a tier below the slots
     _flying: tuple[Ahead, Finish] | None = None
@@ -188,7 +189,7 @@ class Harness:
             kept = self.scheduler.adopt(ahead, self.now)
             self.check_layout(ahead.batch)
             self.steps_ahead += 1
-        following = self.scheduler.ahead() if self.ahead else None
+        following = self.scheduler.ahead(eager=self.eager) if self.ahead else None
         self._flying = (following, self._begin(following.batch)) if following is not None else None
         result = finish() if finish is not None else None
         if isinstance(result, RuntimeError):
