@@ -24,7 +24,7 @@ def test_random_moves(seed: int) -> None:
     mover = host_mover(pool.layout, 60 * pool.layout.page_bytes)
     load = Load(pool, mover, reads=False)
     busy = torch.randn(4096, 4096, device=GPU)
-    for number in range(100):
+    for number in range(200):
         for _ in range(number % 7):
             busy = busy @ busy / 64
         load.step()
@@ -32,7 +32,7 @@ def test_random_moves(seed: int) -> None:
     while load.flying:
         load.report(wait=True)
     assert all(pool.holds(text) for text in load.there)
-    assert load.fetched > 1000
+    assert load.fetched > 100
     mover.stop()
 
 
