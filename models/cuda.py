@@ -47,6 +47,7 @@ class Wanted(NamedTuple):
     most_samples: int
     dtype: torch.dtype = torch.bfloat16  # or float32, which FlashInfer does not have
     batch_invariant: bool = False
+    staging: int = 0  # bytes that stay free for what carries KV to host memory
     float8_kv: bool = False
     float8_weights: bool = False
 
@@ -101,7 +102,7 @@ def gpu_runner(
         slots = wanted.slots
     else:
         slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, wanted.kv_dtype)
-        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
+        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS + wanted.staging, wanted.most_rows)
     if gpu.device.type == "cuda":
         torch.cuda.empty_cache()  # of the warm-up's small pool
     try:

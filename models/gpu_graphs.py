@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Batch
-from pavane.kernels.gpu.attention import FixedPlan, FlashInferAttention
+from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.captured import Bucket
+from pavane.kernels.gpu.device_plan import FixedPlan
 from pavane.kernels.gpu.sampling import sample_arrays
 from pavane.models.gpu_decoder import GpuDecoder
 

@@ -22,6 +22,7 @@ from pavane.bench.arguments import positive
 from pavane.bench.gpu.attention import SECTION as ATTENTION
 from pavane.bench.gpu.card import SECTION as CARD
 from pavane.bench.gpu.card import Card, require_gpu
+from pavane.bench.gpu.carrying import SECTION as CARRYING
 from pavane.bench.gpu.correctness import SECTION as CORRECTNESS
 from pavane.bench.gpu.decode import SECTION as DECODE
 from pavane.bench.gpu.decode import SHARING
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(sizes: Sizes) -> tuple[Section[Subject], ...]:
     """What matters most first: time may be short."""
     workflows, debates = section("workflows", short(sizes), each=10), section("debates", long(sizes), each=30)
-    return CORRECTNESS, DECODE, SHARING, workflows, PREFILL, ATTENTION, HOST, FLOAT8, INVARIANT, debates
+    return CORRECTNESS, DECODE, SHARING, workflows, PREFILL, ATTENTION, HOST, FLOAT8, INVARIANT, CARRYING, debates
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
