@@ -249,6 +249,7 @@ class Unbuilt:
             raise RuntimeError("Ninja build failed")
         self.real = PagedStandIn(*args, backend=backend, **given)  # type: ignore[arg-type]
         self.plan, self.run = self.real.plan, self.real.run
+        self.reset_workspace_buffer = self.real.reset_workspace_buffer
 
     broken: tuple[str, ...] = ()
 
