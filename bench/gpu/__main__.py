@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sizes = SMALL if args.small else FULL
         sections: list[Section[Subject]] = [
             CARD, *(SPIKE if args.command == "spike" else
-                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, INVARIANT, FLOAT8, workflows(sizes))),
+                    (CORRECTNESS, DECODE, SHARING, ATTENTION, PREFILL, HOST, FLOAT8, INVARIANT, workflows(sizes))),
         ]  # fmt: skip
         only = _chosen(args.only, [section.name for section in sections])
     except NotHere as error:

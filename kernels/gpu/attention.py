@@ -31,7 +31,7 @@ class FlashInferAttention:
 
     def __init__(
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
-        blocks: int, scratch: int, workspace_bytes: int, stream: Stream | None = None, tiles: MakeLaunch | None = None,
+        blocks: int, scratch: int, workspace_bytes: int, tiles: MakeLaunch | None = None, stream: Stream | None = None,
     ) -> None:  # fmt: skip
         self.device = store.k.device
         self.store = store
@@ -164,9 +164,7 @@ class FlashInferAttention:
             return self._tiles(self._what, self.staging, captured)
         if kind.scratch:
             return RaggedLaunch(self._library, self._workspace, self._what, self.staging)
-        return PagedLaunch(
-            self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured
-        )  # fmt: skip
+        return PagedLaunch(self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured)
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)

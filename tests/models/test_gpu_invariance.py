@@ -13,14 +13,13 @@ from support.gpu_attention import IN_TORCH, Invariant, invariant_runner, standin
 from support.graphs import graphs
 from support.harness import Harness, decode, prefill
 from support.interpreted import DEVICE
-from support.oracle import GraphOracle
 from support.spelling import Letters
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.models.reference import ReferenceModel
 from pavane.scheduler.spec import CallSpec
 from tests.scheduler.test_invariance import Told, line, renamed, told
-from tests.scheduler.test_oracle import CONFIG, WEIGHTS
+from tests.scheduler.test_oracle import CONFIG, WEIGHTS, check
 
 torch.set_num_threads(1)
 SLOTS = 2000
@@ -113,17 +112,15 @@ def test_with_the_kernels_themselves(dtype: torch.dtype) -> None:
 
 
 @INTERPRETED
-def test_the_kernels_in_float32_give_what_the_oracle_does() -> None:
-    calls = [call for call in story() if call.decode is None or call.decode.forced]
-    calls[-1] = decode("three", line(3, 5), "user", "doc", forced=tuple(line(8, 7)), logprobs=True, one_pass=True)
-    there = harness(triton(torch.float32), token_budget=30)
+@given(calls=graphs(), bos=st.sampled_from([None, 0]), budget=st.sampled_from([5, 60]), captured=st.booleans())
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_kernels_in_float32_give_what_the_oracle_does(
+    calls: list[CallSpec], bos: int | None, budget: int, captured: bool
+) -> None:
+    there = harness(triton(torch.float32), bos_id=bos, token_budget=budget, graphs=captured)
     there.submit(*calls)
     there.run()
-    oracle = GraphOracle(ReferenceModel(SMALL, tiny_weights(SMALL)), None)
-    for call in calls:
-        oracle.add(call)
-    got = torch.tensor(there.outcome("three").logprobs, dtype=torch.float64)
-    assert (got - oracle.logprobs("three")).abs().max() < 1e-4
+    check(there, calls, bos, ReferenceModel(SMALL, tiny_weights(SMALL)))
 
 
 def test_without_it_rounding_depends_on_the_batch() -> None:

@@ -49,7 +49,7 @@ class ReadableKV(DeviceKV):
 def standing_in(
     store: DeviceKV, rope: RopeTable, heads: int, *, blocks: int = 264, scratch: int = 1000,
     dtype: torch.dtype = torch.float32, hopper: bool = True, k_scale: float = 1.0, v_scale: float = 1.0,
-    ops: Ops | None = None, stream: LateStream | None = None, tiles: MakeLaunch | None = None,
+    stream: LateStream | None = None, ops: Ops | None = None, tiles: MakeLaunch | None = None,
 ) -> FlashInferAttention:  # fmt: skip
     _, _, kv_heads, head_dim = store.k.shape
     what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
