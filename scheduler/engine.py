@@ -217,7 +217,7 @@ class Engine:
             else:
                 ahead, running = self._flying
                 batch, kept = ahead.batch, scheduler.adopt(ahead, began)
-            following = scheduler.ahead()
+            following = scheduler.ahead(eager=self._pipeline.overlaps)
             self._flying = (following, self._execute(following.batch)) if following is not None else None
             self._publish(scheduler.take_events())  # while the step runs
             if batch is None or running is None:

@@ -26,6 +26,11 @@ class Pipeline:
         self._ends = ThreadPoolExecutor(max_workers=1, thread_name_prefix="results")
         self._failed = False  # the step that was begun last
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step that is submitted early spares the runner more than a hop between threads."""
+        return self._launch is not None
+
     def submit(self, batch: Batch) -> Future[StepResult]:
         """Behind all that were submitted. The future raises what the runner raised, or StepBeforeFailedError."""
         if self._launch is None:

@@ -183,8 +183,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pavane")
     slot = 2 * 2 * 2 * 64 * 2  # K and V of two layers and heads, in two bytes
-    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 5000 * slot)
-    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8), standing(used))
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 6000 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, staging=1000 * slot), standing(used))
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
@@ -241,14 +241,13 @@ def test_keys_that_eight_bits_cut_are_told(large: bool, caplog: pytest.LogCaptur
     assert all(" % of the warm-up's K and V are beyond what fp8 holds" in line for line in told)
 
 
-class Unbuilt:
+class Unbuilt(PagedStandIn):
     """FlashInfer's class where one backend, or both, cannot be compiled."""
 
     def __init__(self, *args: object, backend: str, **given: object) -> None:
         if backend in self.broken:
             raise RuntimeError("Ninja build failed")
-        self.real = PagedStandIn(*args, backend=backend, **given)  # type: ignore[arg-type]
-        self.plan, self.run = self.real.plan, self.real.run
+        super().__init__(*args, backend=backend, **given)  # type: ignore[arg-type]
 
     broken: tuple[str, ...] = ()
 

@@ -38,7 +38,7 @@ def test_random_graphs_on_a_late_device_equal_the_oracle(calls: list[CallSpec], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upload, "_LEAST", words)
         runner, _ = late_runner(graphs=captured)
-        harness = Harness(runner, 2000, ahead=True)
+        harness = Harness(runner, 2000, ahead=True, eager=True)
         harness.submit(*calls)
         harness.run()
         check(harness, calls, None)
@@ -47,7 +47,7 @@ def test_random_graphs_on_a_late_device_equal_the_oracle(calls: list[CallSpec], 
 @pytest.mark.parametrize("captured", [False, True])
 def test_memory_is_used_again_step_after_step(captured: bool) -> None:
     runner, stream = late_runner(graphs=captured)
-    harness = Harness(runner, 2000, ahead=True)
+    harness = Harness(runner, 2000, ahead=True, eager=True)
     harness.submit(prefill("p", range(30)), *(decode(f"a{i}", [4], "p", max_tokens=30, seed=i) for i in range(3)))
     staging = runner.model.attention.staging
     places = set()

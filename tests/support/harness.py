@@ -16,9 +16,8 @@ from pavane.cache import Costs, GraphCache, Tier, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import NO_TOKEN, Batch, Launcher, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.host import HostTier
 from pavane.kernels.kv import BlockedKVStore, KVStore
-from pavane.kernels.moves import Mover
+from pavane.kernels.moves import host_mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.pages import PAGE
@@ -130,7 +129,7 @@ def tiny_runner(
 
 def _with_tier(forward: ForwardPass, host_pages: int) -> ModelRunner:
     layout = forward.pages()
-    return ModelRunner(forward, Mover(HostTier(layout, host_pages * layout.page_bytes)) if host_pages else None)
+    return ModelRunner(forward, host_mover(layout, host_pages * layout.page_bytes) if host_pages else None)
 
 
 Finish = Callable[[], StepResult | RuntimeError]
@@ -152,6 +151,7 @@ class Harness:
     check: bool = True
     policy: str = "fcfs"
     ahead: bool = False  # steps may begin before the ones before are committed
+    eager: bool = False  # also while calls wait or end
     steps_ahead: int = 0
     host_pages: int = 0  # of a tier below the slots
     _flying: tuple[Ahead, Finish] | None = None
@@ -189,7 +189,7 @@ class Harness:
             kept = self.scheduler.adopt(ahead, self.now)
             self.check_layout(ahead.batch)
             self.steps_ahead += 1
-        following = self.scheduler.ahead() if self.ahead else None
+        following = self.scheduler.ahead(eager=self.eager) if self.ahead else None
         self._flying = (following, self._begin(following.batch)) if following is not None else None
         result = finish() if finish is not None else None
         if isinstance(result, RuntimeError):
