@@ -99,7 +99,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server serves. `bos_token_id` is set only if every context begins with one."""
+    """What the server serves. `bos_token_id` is set only if every context begins with one; `kv_cache_dtype` and
+    `quantization` are the server's flags: fp8, or auto."""
 
     model: str
     version: str
@@ -111,6 +112,8 @@ class ServerInfo:
     end_token_ids: tuple[int, ...]
     chat_format: str
     chat_format_report: str
+    kv_cache_dtype: str = ""  # of servers that do not say
+    quantization: str = ""
 
 
 def enum_name(enum: EnumDescriptor, prefix: str, number: int) -> str:
@@ -193,4 +196,6 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         end_token_ids=tuple(message.end_token_ids),
         chat_format=message.chat_format,
         chat_format_report=message.chat_format_report,
+        kv_cache_dtype=message.kv_cache_dtype,
+        quantization=message.quantization,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,7 @@ class MoveReport:
     out_s: float
     in_tokens: int
     in_s: float
+    stalls: int = 0  # how often a step waited, on its device, for KV that steps before had sent out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +166,11 @@ class Batch:
             extents=np.zeros((0, 2), dtype=np.int32), extent_indptr=begin, row_indptr=begin, pair_rows=none,
             pair_deltas=none, own=none, samples=samples, moves=moves,
         )  # fmt: skip
+
+    @property
+    def follows(self) -> bool:
+        """Whether a sample of the step before is an input of this one."""
+        return bool((self.previous[: self.n_rows] >= 0).any())
 
     @property
     def n_pairs(self) -> int:
@@ -249,3 +255,15 @@ class Runner(Protocol):
     RunnerLostError nothing at all."""
 
     def execute(self, batch: Batch) -> StepResult: ...
+
+
+@runtime_checkable
+class Launcher(Runner, Protocol):
+    """A runner with a device that works beside the host: a step may be launched while the ones before still run, and
+    its inputs may be samples of the one right before it. One thread launches, step after step; another calls what that
+    returned, in the same order, and each once. Both raise what `execute` does; a step on top of one whose launch has
+    raised must not be launched."""
+
+    def launch(self, batch: Batch) -> Callable[[], StepResult]:
+        """Returns when all of the step is queued behind what runs; what it returns waits until that is done."""
+        ...

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from pavane.kernels.batch import Batch, RunnerLostError
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.ops import Ops
+from pavane.kernels.gpu.pieces import WHOLE
 from pavane.kernels.gpu.scaled import FLOAT8
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.gpu.wrappers import Attention, Library
+from pavane.kernels.gpu.wrappers import Attention, Library, MakeLaunch
 from pavane.kernels.rope import RopeTable
 from pavane.models.config import ModelConfig
+from pavane.models.decoder import Linear
 from pavane.models.errors import ModelError
-from pavane.models.gpu_check import HOPPER, TOOLKIT
+from pavane.models.gpu_check import HOPPER
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_float8 import Float8Decoder
 from pavane.models.gpu_graphs import Record, cuda_recorder
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuModel, GpuRunner
+from pavane.models.gpu_toolkit import point_to_toolkit
 from pavane.models.gpu_warmup import decode_sizes, largest_step, step, warm_up_steps
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,20 @@ class Wanted(NamedTuple):
     utilization: float
     most_rows: int
     most_samples: int
+    dtype: torch.dtype = torch.bfloat16  # or float32, which FlashInfer does not have
+    batch_invariant: bool = False
+    staging: int = 0  # bytes that stay free for what carries KV to host memory
     float8_kv: bool = False
     float8_weights: bool = False
 
     @property
     def kv_dtype(self) -> torch.dtype:
-        return FLOAT8 if self.float8_kv else torch.bfloat16
+        return FLOAT8 if self.float8_kv else self.dtype
+
+    @property
+    def tiles(self) -> bool:
+        """Attention is that of `Device.tiles`."""
+        return self.batch_invariant or self.dtype is torch.float32
 
 
 class Device(NamedTuple):
@@ -61,6 +72,8 @@ class Device(NamedTuple):
     measure: Callable[[], Used]
     check: Callable[[], None]  # raises RuntimeError if the device does not answer
     record: Record | None  # how graphs are captured
+    linear: Linear  # batch-invariant
+    tiles: MakeLaunch  # batch-invariant
 
 
 def gpu_runner(
@@ -71,19 +84,25 @@ def gpu_runner(
     Raises:
         ModelError: not enough memory, or FlashInfer's kernels cannot be built; the text says what to do.
     """
-    dtype = torch.bfloat16
     try:
-        make = Float8Decoder if wanted.float8_weights else GpuDecoder
-        decoder = make(config, weights, gpu.ops, dtype, gpu.device)
+        if wanted.float8_weights:
+            decoder: GpuDecoder = Float8Decoder(config, weights, gpu.ops, wanted.dtype, gpu.device)
+        else:
+            linear = gpu.linear if wanted.batch_invariant else F.linear
+            decoder = GpuDecoder(config, weights, gpu.ops, wanted.dtype, gpu.device, linear)
     except torch.OutOfMemoryError:
-        smaller = "choose a smaller model" if wanted.float8_weights else "use --quantization fp8, or a smaller model"
+        smaller = (
+            "choose a smaller model"
+            if wanted.float8_weights or wanted.tiles
+            else "use --quantization fp8, or a smaller model"
+        )
         raise ModelError(f"the model's weights do not fit the GPU's memory; {smaller}") from None
     gpu = _warm(config, decoder, rope, wanted, gpu)
     if wanted.slots:
         slots = wanted.slots
     else:
         slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, wanted.kv_dtype)
-        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
+        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS + wanted.staging, wanted.most_rows)
     if gpu.device.type == "cuda":
         torch.cuda.empty_cache()  # of the warm-up's small pool
     try:
@@ -116,8 +135,9 @@ def _warm(config: ModelConfig, decoder: GpuDecoder, rope: RopeTable, wanted: Wan
         except (MemoryError, RunnerLostError) as error:
             raise ModelError(str(error)) from None
         except RuntimeError as error:  # of nvcc or ninja
-            if not gpu.hopper:
-                raise ModelError(f"FlashInfer's kernels cannot be built ({what}): {error}; use --device cpu") from error
+            if wanted.tiles or not gpu.hopper:
+                whose = "Triton's" if wanted.tiles else "FlashInfer's"
+                raise ModelError(f"{whose} kernels cannot be built ({what}): {error}; use --device cpu") from error
             log.warning("long prefills are slower, without FlashInfer's kernels for Hopper (%s): %s", what, error)
             return _warm(config, decoder, rope, wanted, gpu._replace(hopper=False))
         log.info("done in %.1f s", time.monotonic() - began)
@@ -152,20 +172,22 @@ def _runner(
         what,
         gpu.library,
         gpu.ops,
-        blocks=gpu.blocks,
-        scratch=SCRATCH_KEYS,
-        workspace_bytes=WORKSPACE_BYTES,
+        blocks=WHOLE if wanted.batch_invariant else gpu.blocks,
+        scratch=0 if wanted.tiles else SCRATCH_KEYS,
+        workspace_bytes=0 if wanted.tiles else WORKSPACE_BYTES,
+        tiles=gpu.tiles if wanted.tiles else None,
     )
     return GpuRunner(GpuModel(decoder, attention, gpu.ops, gpu.device, gpu.check, gpu.record), slots)
 
 
 def this_gpu(*, eager: bool) -> Device:
     """The first GPU that CUDA_VISIBLE_DEVICES leaves, once `gpu_check.check` is content; no graphs if `eager`."""
-    if TOOLKIT.exists():  # FlashInfer would take the folder above an nvcc on the path, whatever lies there
-        os.environ.setdefault("CUDA_HOME", str(TOOLKIT.parents[1]))
+    point_to_toolkit()
     # Only here: FlashInfer and Triton want a GPU, or at least their packages.
     from flashinfer import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
 
+    from pavane.kernels.gpu.invariant.launch import TileLaunch
+    from pavane.kernels.gpu.invariant.linear import invariant_linear
     from pavane.kernels.gpu.ops_triton import TritonOps
 
     device = torch.device("cuda", 0)
@@ -182,4 +204,5 @@ def this_gpu(*, eager: bool) -> Device:
     return Device(
         device, properties.major == HOPPER, BLOCKS_PER_SM * properties.multi_processor_count, library, TritonOps(),
         measure, lambda: torch.cuda.synchronize(device), None if eager else cuda_recorder(),
+        invariant_linear, TileLaunch,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,12 @@ from pavane.kernels.linear import tiled_linear
 from pavane.models.config import ModelConfig
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Linear(Protocol):
+    """x [n, in], weight [out, in], bias [out]; [n, out] in the dtype of x."""
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, /) -> torch.Tensor: ...
 
 
 class Layer(NamedTuple):
@@ -36,7 +42,7 @@ class Decoder:
 
     def __init__(self, config: ModelConfig, weights: dict[str, torch.Tensor], *, batch_invariant: bool = False) -> None:
         self.config = config
-        self._linear = tiled_linear if batch_invariant else F.linear
+        self._linear: Linear = tiled_linear if batch_invariant else F.linear
         self._embedding = weights.pop("embed_tokens.weight")
         self.dtype = self._embedding.dtype
         self._head = self._embedding if config.tie_word_embeddings else weights.pop("lm_head.weight")
@@ -50,9 +56,7 @@ class Decoder:
         n = len(tokens)
         x = self._embedding.index_select(0, tokens)
         for i, layer in enumerate(self._layers):
-            qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv)
-            if layer.qkv_bias is not None:
-                qkv = qkv + layer.qkv_bias
+            qkv = self._linear(self._rms_norm(x, layer.attention_norm), layer.qkv, layer.qkv_bias)
             q, k, v = (part.view(n, -1, self.config.head_dim) for part in torch.split(qkv, self._sizes, dim=1))
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)

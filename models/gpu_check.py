@@ -106,8 +106,8 @@ def check(found: Surroundings, *, float8: bool = False) -> None:
         )
 
 
-def check_model(config: ModelConfig, dtype: torch.dtype, *, batch_invariant: bool) -> None:
-    """Raises ModelError if the kernels cannot run the model as asked."""
+def check_model(config: ModelConfig) -> None:
+    """Raises ModelError if the kernels cannot run the model."""
     if config.head_dim not in HEAD_DIMS:
         sizes = ", ".join(map(str, HEAD_DIMS))
         raise ModelError(
@@ -118,11 +118,6 @@ def check_model(config: ModelConfig, dtype: torch.dtype, *, batch_invariant: boo
             f"--device cuda: {config.num_heads} query heads are no multiple of {config.num_kv_heads} KV heads; "
             "use --device cpu"
         )
-    if dtype is not torch.bfloat16:
-        name = str(dtype).removeprefix("torch.")
-        raise ModelError(f"--device cuda: --dtype {name} is not supported, only bfloat16; {INSTEAD}")
-    if batch_invariant:
-        raise ModelError(f"--device cuda does not have --batch-invariant yet; leave it out, {INSTEAD}")
 
 
 def check_float8_sizes(config: ModelConfig) -> None:

@@ -1,12 +1,13 @@
-"""The forward pass on a GPU: cuBLAS for the products, `Ops` for all between them."""
+"""The forward pass on a GPU: `Linear` for the products, cuBLAS's by default, `Ops` for all between them."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from pavane.kernels.gpu.ops import Ops
 from pavane.models.config import ModelConfig
-from pavane.models.decoder import Attend, Decoder
+from pavane.models.decoder import Attend, Decoder, Linear
 
 
 class GpuDecoder(Decoder):
@@ -14,10 +15,12 @@ class GpuDecoder(Decoder):
     the weights' dtype; sums within an operation are float32."""
 
     def __init__(
-        self, config: ModelConfig, weights: dict[str, torch.Tensor], ops: Ops, dtype: torch.dtype, device: torch.device
-    ) -> None:
+        self, config: ModelConfig, weights: dict[str, torch.Tensor], ops: Ops, dtype: torch.dtype, device: torch.device,
+        linear: Linear = F.linear,
+    ) -> None:  # fmt: skip
         super().__init__(config, _Arriving(weights, dtype, device))
         self._ops = ops
+        self._linear = linear
 
     def forward(self, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
         """See Decoder; `tokens` int32 [n] on the device."""
@@ -28,7 +31,7 @@ class GpuDecoder(Decoder):
         for i, layer in enumerate(self._layers):
             if i:
                 x = ops.add_rms_norm(x, residual, layer.attention_norm, eps)
-            qkv = torch.nn.functional.linear(x, layer.qkv, layer.qkv_bias)
+            qkv = self._linear(x, layer.qkv, layer.qkv_bias)
             q, k, v = (part.view(n, -1, dim) for part in torch.split(qkv, self._sizes, dim=1))
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = ops.rms_norm(q, layer.q_norm, eps), ops.rms_norm(k, layer.k_norm, eps)

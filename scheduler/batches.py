@@ -44,6 +44,7 @@ class BatchMaker:
         self._reads: dict[Node, Reads] = {}  # of the items of the last step, by their tails
         self._items: list[Item] = []
         self._batch: Batch | None = None
+        self._kept: list[int] | None = None  # numbers of the last step's samples in what runs; None: all of them
 
     def make(self, step: Step) -> Batch:
         """Sets `first_row` of the step's items."""
@@ -51,34 +52,29 @@ class BatchMaker:
         if batch is None:
             batch = self._laid_out(step)
         self._items, self._batch = (step.items, batch) if not step.watched else ([], None)
+        self._kept = None
         return batch
 
-    def ahead(self, step: Step) -> Ahead | None:
-        """The step after `step`, the last that was made, if each of its calls is a decode that goes on unless its next
-        token says otherwise, and nothing but that token decides what follows."""
-        last = self._batch
-        if last is None or len(step.samples) != len(step.items):
-            return None
+    def ahead(self, step: Step) -> Ahead:
+        """The step after `step`, the last that was made, of the decodes that have a sample in it: each has a slot for
+        that, and takes the next one."""
         items, samples = [], []
-        for row, (item, sample) in enumerate(zip(step.items, step.samples, strict=True)):
-            call = item.call
-            decode = call.spec.decode
-            if decode is None or decode.edits or decode.one_pass or sample.item is not item or item.rows != 1:
-                return None
-            if call.generated + 1 >= call.max_tokens:
-                return None
-            forced = decode.forced[sample.index + 1] if decode.forced else NO_TOKEN
-            items.append(Item(call, item.tail, item.lo + 1, item.hi + 1, row))
-            samples.append(Sample(call, items[-1], sample.depth + 1, sample.index + 1, forced))
-        slots = _slots(items)
-        if slots is None:
-            return None
-        batch = self._next(last, slots, samples)
-        return Ahead(replace(batch, previous=np.arange(len(items), dtype=np.int32)), tuple(items))
+        for row, sample in enumerate(step.samples):
+            call, at, decode = sample.call, sample.item.hi, sample.call.spec.decode
+            forced = decode.forced[sample.index + 1] if decode is not None and decode.forced else NO_TOKEN
+            items.append(Item(call, sample.item.tail, at, at + 1, row))
+            samples.append(Sample(call, items[-1], at, sample.index + 1, forced))
+        last, rows = self._batch, len(items)
+        if last is not None and rows == len(step.items) == last.n_rows:
+            batch = self._next(last, _slots(items), samples)
+        else:
+            batch = self._laid_out(replace(step, items=items, samples=samples))
+        return Ahead(replace(batch, previous=np.array(self._kept or range(rows), dtype=np.int32)), tuple(items))
 
-    def adopt(self, ahead: Ahead, items: list[Item]) -> None:
-        """`ahead` was run, and of its rows those of `items` count."""
-        self._items, self._batch = items, ahead.batch if len(items) == len(ahead.items) else None
+    def adopt(self, ahead: Ahead, items: list[Item], kept: list[int]) -> None:
+        """`ahead` was run, and of its rows only those numbered `kept` count, which are those of `items`."""
+        whole = len(kept) == len(ahead.items)
+        self._items, self._batch, self._kept = items, ahead.batch if whole else None, kept
 
     def _moved_on(self, step: Step) -> Batch | None:
         """The last batch with every row one further, or None if the step is not of this kind."""
@@ -91,7 +87,6 @@ class BatchMaker:
             if not self._reads[now.tail].hold(now):
                 return None
         slots = _slots(items)
-        assert slots is not None
         for row, item in enumerate(items):
             item.first_row = row
         tokens = np.array([item.tail.tokens[item.lo - item.tail.lo] for item in items], dtype=np.int32)
@@ -111,7 +106,8 @@ class BatchMaker:
             begins.append(tail.context.start + lo)
             rows.append(hi - lo)
             if hi - lo == 1 and lo >= tail.lo:  # nearly always
-                tokens.append(tail.tokens[lo - tail.lo])
+                at = lo - tail.lo
+                tokens.append(tail.tokens[at] if at < len(tail.tokens) else 0)  # it is a sample to come
             else:
                 for node in path(tail, lo):
                     tokens += node.tokens[max(lo - node.lo, 0) : (hi if node is tail else node.hi) - node.lo]
@@ -190,8 +186,8 @@ def make_moves(transfers: Transfers) -> Moves:
     )
 
 
-def _slots(items: Sequence[Item]) -> Int32 | None:
-    """Of the one row of each of `items`; None if one of them has no slot yet."""
+def _slots(items: Sequence[Item]) -> Int32:
+    """Of the one row of each of `items`."""
     slots = []
     for item in items:
         left = item.lo - item.tail.lo
@@ -201,5 +197,5 @@ def _slots(items: Sequence[Item]) -> Int32 | None:
                 break
             left -= extent.length
         else:
-            return None
+            raise AssertionError(f"call {item.call.id!r} has no slot for its row")
     return np.array(slots, dtype=np.int32)

@@ -72,6 +72,19 @@ def go_on(cache: GraphCache, call: Call, step: Step) -> bool:
     return True
 
 
+def goes_on(sample: Sample) -> bool:
+    """Whether the call takes one more token after this one, unless this one says otherwise, and nothing else is needed
+    for that."""
+    call, decode = sample.call, sample.call.spec.decode
+    return not (
+        decode is None
+        or decode.edits
+        or decode.one_pass
+        or call.asks_attention
+        or call.generated + 1 >= call.max_tokens
+    )
+
+
 def charges(call: Call, node: Node, lo: int, count: int, first: int) -> Iterator[tuple[Call | Use, str, int]]:
     """What it adds to the call's receipt, in which attribute of what, that it computes `count` tokens of `node`, those
     from depth `lo` on; the last `first` of them never were computed before."""

@@ -1,4 +1,4 @@
-"""The loop: one asyncio task owns the scheduler, one thread runs the steps.
+"""The loop: one asyncio task owns the scheduler, and hands the steps to the runner's threads (pipeline.py).
 
 Verbs come in as method calls with frozen values and take effect at once, between two steps as well as during one; what
 they and the steps bring about goes out through `publish`. A forward pass never blocks the event loop.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 
 from pavane.kernels.batch import Batch, Runner, RunnerLostError, StepResult
 from pavane.scheduler.batches import Ahead
 from pavane.scheduler.errors import Reason, RequestError
+from pavane.scheduler.pipeline import Pipeline, StepBeforeFailedError
 from pavane.scheduler.preview import Plan
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.scoring import Score, ScoreSpec
@@ -57,15 +57,15 @@ class Engine:
         self, scheduler: Scheduler, runner: Runner, publish: Publish, observe: Observe, step_timeout: float = 600.0
     ) -> None:
         self.scheduler = scheduler
-        self._runner = runner
+        self._pipeline = Pipeline(runner)
         self._publish = publish
         self._observe = observe
         self._step_timeout = step_timeout
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="runner")
         self._task: asyncio.Task[None] | None = None
+        self._flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the last is committed
 
     # ---- verbs
 
@@ -181,14 +181,14 @@ class Engine:
         return True
 
     async def stop(self) -> None:
-        """Ends every unfinished call with DRAINING, then the loop and, when its step is done, the thread."""
+        """Ends every unfinished call with DRAINING, then the loop and, when its steps are done, the threads."""
         self._draining = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self.scheduler.fail_all(Reason.DRAINING, "the server was stopped before the call was done", monotonic())
         self._publish(self.scheduler.take_events())
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._pipeline.close()
 
     # ---- the loop
 
@@ -202,21 +202,23 @@ class Engine:
             self.scheduler.fail_all(Reason.RUNNER_FAILED, f"the server has failed: {error}", monotonic())
             self._publish(self.scheduler.take_events())
             raise
+        finally:
+            if self._flying is not None:
+                self._flying[1].cancel()  # nobody asks what came of it
 
     async def _loop(self) -> None:
         scheduler = self.scheduler
-        flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the step before was committed
         while True:
             began = monotonic()
             kept = None
-            if flying is None:
+            if self._flying is None:
                 batch = scheduler.schedule(began)
                 running = self._execute(batch) if batch is not None else None
             else:
-                ahead, running = flying
+                ahead, running = self._flying
                 batch, kept = ahead.batch, scheduler.adopt(ahead, began)
-            following = scheduler.ahead()
-            flying = (following, self._execute(following.batch)) if following is not None else None
+            following = scheduler.ahead(eager=self._pipeline.overlaps)
+            self._flying = (following, self._execute(following.batch)) if following is not None else None
             self._publish(scheduler.take_events())  # while the step runs
             if batch is None or running is None:
                 await self._sleep()
@@ -227,7 +229,8 @@ class Engine:
             except (StepHangsError, RunnerLostError):
                 raise
             except Exception as error:  # whatever the runner raises fails the calls of this step, not the server
-                log.exception("a step of %d rows failed", batch.n_rows)
+                if not isinstance(error, StepBeforeFailedError):
+                    log.exception("a step of %d rows failed", batch.n_rows)
                 if kept != []:
                     scheduler.fail_step(f"the model runner failed: {error}", monotonic())
             else:
@@ -243,7 +246,7 @@ class Engine:
                 self._idle.set()
 
     def _execute(self, batch: Batch) -> asyncio.Future[StepResult]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._runner.execute, batch)
+        return asyncio.wrap_future(self._pipeline.submit(batch))
 
     async def _result(self, running: asyncio.Future[StepResult]) -> StepResult:
         try:

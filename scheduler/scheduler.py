@@ -290,9 +290,10 @@ class Scheduler:
             if batch is not None or not self._settle(now):
                 return batch
 
-    def ahead(self) -> Ahead | None:
-        """What may run right after the step that runs now and before that is committed; None if nothing may."""
-        return self._steps.ahead()
+    def ahead(self, *, eager: bool = False) -> Ahead | None:
+        """What may run right after the step that runs now and before that is committed; None if nothing may. See
+        `Steps.ahead`."""
+        return self._steps.ahead(eager=eager)
 
     def adopt(self, ahead: Ahead, now: float) -> list[int]:
         """The next step is `ahead`, which runs already: the numbers of those of its samples that count."""

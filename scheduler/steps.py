@@ -6,14 +6,14 @@ in the order of the policy, what has prompts to encode: running calls and waitin
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
 from pavane.scheduler.calls import Call
-from pavane.scheduler.encode import RUN, encode, go_on, grow
+from pavane.scheduler.encode import RUN, encode, go_on, goes_on, grow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import DECODED
 from pavane.scheduler.mending import Mending
@@ -29,6 +29,7 @@ from pavane.scheduler.tenants import Tenant
 from pavane.scheduler.text import TextRules
 from pavane.scheduler.yielding import Yielding
 
+MOST_IN_A_ROW = 16  # steps begun ahead while calls wait, until the order and preemption have their say again
 PAIRS_PER_ROW = 16  # (row, segment) pairs of a step, per row of its token budget
 
 
@@ -47,6 +48,8 @@ class Steps:
         self._batches = BatchMaker(text, bos=int(states.cache.bos_id is not None), share=share)
         self._yielding = Yielding(states, max_running)
         self._mending = Mending(states)
+        self._tried: Counter[State] | None = None  # calls by state when no waiting one found room; None: some may
+        self._in_a_row = 0  # steps begun ahead since, while calls waited
 
     @property
     def _cache(self) -> GraphCache:
@@ -57,7 +60,7 @@ class Steps:
     def schedule(self, now: float) -> Batch | None:
         """The next step, or None if there is nothing to compute now."""
         assert self.step is None, "the last step was not committed"
-        order = self._states.order
+        states, order = self._states, self._states.order
         order.make_way(now)
         if self._mending.call is None:  # else nothing starts in their place
             for call in self._yielding.to_others():
@@ -84,6 +87,8 @@ class Steps:
                     others += [(order.key(call), call) for call in self._states.running if call in admitted]
             self._promote()
             if step.items:
+                self._tried = states.counts.copy() if step.budget > 0 else None
+                self._in_a_row = 0
                 return self._with_moves(replace(self._batches.make(step), scores=make_scores(step.scores)))
             if not step.finishing and not step.mended:
                 if self._cache.tier is not None and self._cache.tier.flying:
@@ -107,12 +112,32 @@ class Steps:
         transfers = self._cache.tier.take() if self._cache.tier is not None else None
         return batch if transfers is None else replace(batch, moves=make_moves(transfers))
 
-    def ahead(self) -> Ahead | None:
-        """What may run right after the step that runs now and before that is committed; None if nothing may."""
+    def ahead(self, *, eager: bool) -> Ahead | None:
+        """What may run right after the step that runs now and before that is committed; None if nothing may: each call
+        has to end with the step, or to go on by nothing but its next token. If not `eager`, nothing while calls wait or
+        end, since what may begin by that would begin a step later."""
         step, states = self.step, self._states
-        if step is None or not step.items or states.counts[State.QUEUED] or step.finishing or step.mended:
+        if step is None or not step.samples or step.mended or step.scores or step.watched:
             return None
-        return self._batches.ahead(step) if len(step.items) == len(states.running) else None
+        if len(step.samples) + len(step.finishing) != len(states.running) or (step.finishing and not eager):
+            return None
+        if states.counts[State.QUEUED]:
+            # Those that wait found no room, and nothing has come or gone since; now and then they are asked again.
+            if not eager or step.finishing or self._tried != states.counts or self._in_a_row == MOST_IN_A_ROW:
+                return None
+            self._in_a_row += 1
+        if not all(map(goes_on, step.samples)) or not all(map(self._grow_ahead, step.samples)):
+            return None
+        return self._batches.ahead(step)
+
+    def _grow_ahead(self, sample: Sample) -> bool:
+        """A slot for the token to come. Nothing goes to the tier below for it: that is not ordered with what runs."""
+        node, cache = sample.item.tail, self._cache
+        have = length_of(node.extents or [])
+        if sample.item.hi - node.lo < have:
+            return True
+        run = min(RUN, sample.call.max_tokens - sample.call.generated)
+        return (cache.tier is None or cache.pool.free >= run) and cache.grow(node, have + run)
 
     def adopt(self, ahead: Ahead, now: float) -> list[int]:
         """The next step is `ahead`, which runs already: the numbers of those of its samples that count."""
@@ -126,7 +151,7 @@ class Steps:
             if (node.lo + node.filled, node.hi) == (item.lo, item.hi):
                 self._advance(call, step, now)
                 kept.append(i)
-        self._batches.adopt(ahead, step.items)
+        self._batches.adopt(ahead, step.items, kept)
         if not kept:
             self.step = None
         return kept
@@ -253,6 +278,7 @@ class Steps:
     def moved(self, report: MoveReport) -> None:
         """Moves of this step, or of earlier ones, have come to an end."""
         assert self._cache.tier is not None
+        self._cache.tier.stalls += report.stalls
         self._cache.tier.costs.observe_moves(report.out_tokens, report.out_s, report.in_tokens, report.in_s)
         self._cache.landed(report.arrived, report.failed, report.lost)
 

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Batch
+from pavane.kernels.moves import Mover
 from pavane.models.loader import find_model, load_model
 from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -157,6 +158,8 @@ async def start(
         token_slots=slots,
         vocab_size=tokenizer.vocab_size,
         end_token_ids=sorted(chat.end_ids),
+        kv_cache_dtype=config.kv_cache_dtype,
+        quantization=config.quantization,
     )
     admin = None
     if is_served(config):
@@ -172,7 +175,8 @@ async def start(
     aside = Aside()
     workflows = WorkflowService(engine, journals, origins, converter, tokenizer, aside, config.workflow_ttl, slot_bytes)
     models = ModelService(info, converter, tokenizer, aside)
-    return await _listen(listener, config, engine, metrics, origins, workflows, models, admin, signals)
+    mover = runners.mover_of(runner)
+    return await _listen(listener, config, engine, mover, metrics, origins, workflows, models, admin, signals)
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -193,6 +197,7 @@ async def _listen(
     listener: Listener,
     config: ServerConfig,
     engine: Engine,
+    mover: Mover | None,
     metrics: Metrics,
     origins: Origins,
     workflows: WorkflowService,
@@ -229,4 +234,4 @@ async def _listen(
     life.why_not_ready = ""
     reloading = asyncio.create_task(run_all(listener.reloaded()))
     http_port = http.port if http is not None else -1
-    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading, origins)
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading, origins, mover)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from pavane.kernels.batch import Batch
-from pavane.models.config import ModelConfig, weight_shapes
+from pavane.models.config import ModelConfig, layer_weight_shapes, weight_shapes
 
 
 def weight_bytes(config: ModelConfig, itemsize: int) -> int:
@@ -17,6 +17,13 @@ def weight_bytes(config: ModelConfig, itemsize: int) -> int:
     if not config.tie_word_embeddings:
         del sizes["embed_tokens.weight"]
     return sum(sizes.values()) * itemsize
+
+
+def float8_weight_bytes(config: ModelConfig) -> int:
+    """As `weight_bytes` of two bytes each, but for the layers' matrices: one byte each, and four of scale an output."""
+    matrices = [shape for shape in layer_weight_shapes(config).values() if len(shape) == 2]
+    saved = sum(outputs * inputs - 4 * outputs for outputs, inputs in matrices)
+    return weight_bytes(config, 2) - config.num_layers * saved
 
 
 def key_bytes(config: ModelConfig, itemsize: int) -> int:

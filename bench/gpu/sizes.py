@@ -55,6 +55,8 @@ class Sizes:
     rag_documents: int
     rag_document: int
     rag_answer: int
+    float8_kv: bool = False
+    float8_weights: bool = False
 
 
 FULL = Sizes(

@@ -18,6 +18,7 @@ from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.ops import Ops, Rotations, TorchOps
 from pavane.kernels.gpu.wrappers import Library
 from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models.gpu_toolkit import point_to_toolkit
 
 Opener = Callable[[Sizes, torch.device], Model]
 
@@ -46,12 +47,18 @@ class Subject:
             self._engine = Engine(model, budget=self.sizes.prompt)
         return self._engine
 
+    def another(self, sizes: Sizes) -> Engine:
+        """An engine with a model of its own, for as long as somebody holds it. Raises NotHere, and what the models
+        do."""
+        return Engine(self._opener(sizes, self.card.device), budget=sizes.prompt)
+
     def flashinfer(self) -> Library:
         """Raises NotHere."""
         if self._library is not None:
             return self._library
         if self.card.device.type != "cuda" or find_spec("flashinfer") is None:
             raise NotHere("FlashInfer needs a GPU, and flashinfer-python installed")
+        point_to_toolkit()
         prefill = import_module("flashinfer.prefill")
         return Library(prefill.BatchPrefillWithPagedKVCacheWrapper, prefill.BatchPrefillWithRaggedKVCacheWrapper)
 

@@ -3,72 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.captured import MOST_ROWS, Bucket, bucket_of, largest_groups, padded_arrays, sizes_of
+from pavane.kernels.gpu.device_plan import DevicePlan, FixedPlan, Watched, arrays_of
 from pavane.kernels.gpu.ops import Ops, Rotations
-from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
+from pavane.kernels.gpu.plan import GpuPlan, Heads, Kind, make_plan
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.gpu.upload import Upload
-from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, PagedLaunch, RaggedLaunch
+from pavane.kernels.gpu.stream import Stream
+from pavane.kernels.gpu.upload import Staging, Upload
+from pavane.kernels.gpu.wrappers import Attention, Captured, Launch, Library, MakeLaunch, PagedLaunch, RaggedLaunch
 from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
 
 MOST_KEYS = 1 << 22  # of a captured step
 
 
-@dataclass(slots=True, eq=False)
-class DevicePlan:
-    """A GpuPlan on the device, with room for what each layer computes."""
-
-    positions: torch.Tensor
-    slots: torch.Tensor
-    pair_rows: torch.Tensor
-    angles: torch.Tensor
-    indices: torch.Tensor  # [keys]
-    key_angles: torch.Tensor
-    merge_indptr: torch.Tensor
-    order: torch.Tensor
-    also: dict[str, torch.Tensor]  # int32, flat
-    launches: list[tuple[Group, Launch]]
-    merged: bool
-    queries: torch.Tensor  # [parts, heads, head_dim]
-    parts: torch.Tensor
-    lse: torch.Tensor  # float32 [parts, heads]
-    out: torch.Tensor  # [rows, heads, head_dim]
-    pairs: torch.Tensor | None  # of the batch, by part; if rows are watched
-    pair_shares: torch.Tensor | None
-    part_shares: torch.Tensor | None
-
-    @property
-    def shares(self) -> torch.Tensor | None:
-        """See AttentionPlan; on the CPU."""
-        if self.pairs is None or self.pair_shares is None or self.part_shares is None:
-            return None
-        return self.pair_shares.zero_().index_add_(0, self.pairs, self.part_shares).cpu()
-
-
-class FixedPlan(NamedTuple):
-    """For a captured graph."""
-
-    bucket: Bucket
-    upload: Upload
-    plan: DevicePlan
-
-
 class FlashInferAttention:
     """The attention backend for GPUs. `scratch` keys, and `workspace_bytes` (FlashInfer's), are memory that
-    all layers share."""
+    all layers share. With `tiles`, these launches take the place of FlashInfer's, which need no workspace and
+    take no `scratch`; with `blocks` = WHOLE besides, the parts of a row are the segments it reads, in their order."""
 
     def __init__(
         self, store: DeviceKV, rope: RopeTable, what: Attention, library: Library, ops: Ops, *,
-        blocks: int, scratch: int, workspace_bytes: int,
+        blocks: int, scratch: int, workspace_bytes: int, tiles: MakeLaunch | None = None, stream: Stream | None = None,
     ) -> None:  # fmt: skip
         self.device = store.k.device
         self.store = store
@@ -76,11 +39,13 @@ class FlashInferAttention:
         self._library = library
         self._ops = ops
         self._table = Rotations.of(rope, self.device)
-        self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch)
+        self._tiles = tiles
+        self._heads = Heads(what.heads // what.kv_heads, what.kv_heads, blocks, scratch, alike=tiles is not None)
         self._workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=self.device)
         shape = (2, scratch, what.kv_heads, what.head_dim)
         self._scratch = torch.empty(shape, dtype=what.dtype, device=self.device)
-        self._upload = Upload(self.device)
+        self.staging = Staging(self.device, stream)
+        self._upload = Upload(self.staging)
         self._launches: dict[Kind, Launch] = {}
         self._indices: torch.Tensor | None = None  # for captured graphs
 
@@ -91,13 +56,17 @@ class FlashInferAttention:
         """`also`: arrays that go to the device in the same copy, until the next plan."""
         plan = make_plan(batch, self._heads)
         n, parts, what = batch.n_rows, plan.n_parts, self._what
-        there = self._upload.put({**arrays_of(plan, batch), **(also or {})})
-        indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self.device)
-        self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
         launches = [(group, self._launch(group.kind)) for group in plan.groups]
-        for group, launch in launches:
-            launch.plan(group, indices[group.keys])
-        watched = batch.watched is not None
+        with self.staging.step():
+            there = self._upload.put({**arrays_of(plan, batch), **(also or {})})
+            indices = torch.empty(plan.n_keys, dtype=torch.int32, device=self.device)
+            self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
+            for group, launch in launches:
+                launch.plan(group, indices[group.keys])
+        watched = None
+        if batch.watched is not None:
+            shares = torch.zeros((parts, what.heads), device=self.device)
+            watched = Watched(plan.pairs, batch.n_pairs, shares)
         queries, results = self._empty(parts, what.dtype), self._empty(parts, what.dtype)
         return DevicePlan(
             positions=there["positions"], slots=there["slots"], pair_rows=there["pair_rows"], angles=there["angles"],
@@ -106,9 +75,7 @@ class FlashInferAttention:
             queries=queries, parts=results,
             lse=torch.empty((parts, what.heads), device=self.device),
             out=self._empty(n, what.dtype) if plan.merged else results,
-            pairs=torch.from_numpy(plan.pairs).to(self.device) if watched else None,
-            pair_shares=torch.zeros(batch.n_pairs, device=self.device) if watched else None,
-            part_shares=torch.zeros(parts, device=self.device) if watched else None,
+            watched=watched,
         )  # fmt: skip
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: DevicePlan) -> torch.Tensor:
@@ -128,9 +95,10 @@ class FlashInferAttention:
             at = group.parts
             launch.run(plan.queries[at], k_read, v_read, plan.parts[at], plan.lse[at])
         if plan.merged:
-            ops.merge(plan.parts, plan.lse, plan.merge_indptr, plan.order, plan.out, plan.part_shares)
-        elif plan.part_shares is not None:
-            plan.part_shares.add_(what.heads)
+            shares = None if plan.watched is None else plan.watched.shares
+            ops.merge(plan.parts, plan.lse, plan.merge_indptr, plan.order, plan.out, shares)
+        elif plan.watched is not None:
+            plan.watched.shares.add_(1)
         return plan.out.flatten(1)
 
     def plan_captured(self, batch: Batch) -> tuple[GpuPlan, Bucket] | None:
@@ -149,14 +117,15 @@ class FlashInferAttention:
         what, groups = self._what, largest_groups(bucket)
         empty = {name: np.zeros(size, dtype=np.int32) for name, size in sizes_of(bucket).items()}
         empty["slots"][:] = self.store.spare
-        upload = Upload(self.device)
-        there = upload.put({**empty, **also})
-        launches: list[tuple[Group, Launch]] = []
-        for group, indices in zip(groups, self._indices[1:], strict=False):
-            pieces = Captured(len(group.qo_indptr) - 1, indices)
-            launch = PagedLaunch(self._library, self._workspace, what, long=False, captured=pieces)
-            launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
-            launches.append((group, launch))
+        upload = Upload(self.staging)
+        launches = []
+        with self.staging.step():
+            there = upload.put({**empty, **also})
+            for group, indices in zip(groups, self._indices[1:], strict=False):
+                pieces = Captured(len(group.qo_indptr) - 1, indices)
+                launch = self._new_launch(group.kind, pieces)
+                launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
+                launches.append((group, launch))
         queries, results = (self._empty(bucket.all_parts, what.dtype) for _ in range(2))
         plan = DevicePlan(
             **{name: there[name] for name in empty},
@@ -164,7 +133,7 @@ class FlashInferAttention:
             merged=bucket.merged, queries=queries, parts=results,
             lse=torch.empty((bucket.all_parts, what.heads), device=self.device),
             out=self._empty(bucket.rows, what.dtype) if bucket.merged else results,
-            pairs=None, pair_shares=None, part_shares=None,
+            watched=None,
         )  # fmt: skip
         return FixedPlan(bucket, upload, plan)
 
@@ -173,39 +142,29 @@ class FlashInferAttention:
     ) -> dict[str, torch.Tensor]:
         """Puts a step's arrays where the tensors of `fixed` are; `also` on the device, which must always be of the same
         sizes."""
-        extents = self._upload.put({"extents": plan.extents, "extent_starts": plan.extent_starts})
-        indices = fixed.plan.indices[: plan.n_keys]
-        self._ops.expand_extents(extents["extents"].view(-1, 2), extents["extent_starts"], indices)
+        arrays = padded_arrays(plan, batch, fixed.bucket, self.store.spare)
         mine = {group.kind: group for group in plan.groups}
-        for largest, launch in fixed.plan.launches:
-            group = mine[largest.kind]
-            launch.plan(group, indices[group.keys])
-        there = fixed.upload.put({**padded_arrays(plan, batch, fixed.bucket, self.store.spare), **also})
+        with self.staging.step():
+            extents = self._upload.put({"extents": plan.extents, "extent_starts": plan.extent_starts})
+            indices = fixed.plan.indices[: plan.n_keys]
+            self._ops.expand_extents(extents["extents"].view(-1, 2), extents["extent_starts"], indices)
+            for largest, launch in fixed.plan.launches:
+                group = mine[largest.kind]
+                launch.plan(group, indices[group.keys])
+            there = fixed.upload.put({**arrays, **also})
         return {name: there[name] for name in also}
 
     def _launch(self, kind: Kind) -> Launch:
         if kind not in self._launches:
-            self._launches[kind] = (
-                RaggedLaunch(self._library, self._workspace, self._what)
-                if kind.scratch
-                else PagedLaunch(self._library, self._workspace, self._what, long=kind.long)
-            )
+            self._launches[kind] = self._new_launch(kind)
         return self._launches[kind]
+
+    def _new_launch(self, kind: Kind, captured: Captured | None = None) -> Launch:
+        if self._tiles is not None:
+            return self._tiles(self._what, self.staging, captured)
+        if kind.scratch:
+            return RaggedLaunch(self._library, self._workspace, self._what, self.staging)
+        return PagedLaunch(self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured)
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)
-
-
-def arrays_of(plan: GpuPlan, batch: Batch) -> dict[str, Int32]:
-    """What a step uploads for its attention."""
-    return {
-        "positions": batch.positions[: batch.n_rows],
-        "slots": batch.slots[: batch.n_rows],
-        "pair_rows": plan.pair_rows,
-        "angles": plan.angles,
-        "extents": plan.extents,
-        "extent_starts": plan.extent_starts,
-        "key_angles": plan.key_angles,
-        "merge_indptr": plan.merge_indptr,
-        "order": plan.order,
-    }

@@ -61,7 +61,7 @@ class GpuPlan:
     extent_starts: Int32  # [extents + 1]; the key that each begins with, and their number
     key_angles: Int32  # [keys of the scratch]
     merge_indptr: Int32  # [rows + 1]
-    order: Int32  # [parts]; by row
+    order: Int32  # [parts]; by row, then by segment
     merged: bool  # else part r is the result of row r
 
     @property
@@ -85,6 +85,7 @@ class Heads(NamedTuple):
     blocks: int  # thread blocks that run at a time
     scratch: int  # keys that the scratch has room for
     captured: bool = False  # for a captured graph: see `_kinds`
+    alike: bool = False  # the kernels take pieces of any row counts in one launch
 
 
 def make_plan(batch: Batch, heads: Heads) -> GpuPlan:
@@ -108,7 +109,7 @@ def make_plan(batch: Batch, heads: Heads) -> GpuPlan:
     keys = np.bincount(spans.piece, weights=spans.end - spans.begin, minlength=len(rows)).astype(np.int64)
     pairs = ranges(first_pair, rows)
     pair_rows = batch.pair_rows[pairs]
-    order = np.argsort(pair_rows, kind="stable").astype(np.int32)
+    order = np.lexsort((pairs, pair_rows)).astype(np.int32)
     extents, _ = extents_of(batch, spans)
     return GpuPlan(
         groups=_groups(named, rows, keys),
@@ -135,6 +136,8 @@ def _kinds(rows: Int64, causal: np.ndarray[tuple[int], np.dtype[np.bool_]], head
     if heads.captured:
         tile = np.where(rows == 1, 16, 128)
         return causal.astype(np.int64), np.zeros_like(rows), tile
+    if heads.alike:
+        return causal.astype(np.int64), np.zeros_like(rows), np.full_like(rows, TILES[0])
     tile = np.where(packed <= TILES[0], TILES[0], np.where(packed <= TILES[1], TILES[1], 128))
     return causal.astype(np.int64), (rows >= LONG_ROWS).astype(np.int64), tile
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
+from pavane.kernels.batch import Int32
 from pavane.kernels.gpu.plan import Group
+from pavane.kernels.gpu.upload import Staging
 
 PAGE = 1  # slots
+# Of a launch in a captured graph, for its list of tiles: 13 bytes a tile and 8 a piece. FlashInfer would take 8 MiB, on
+# the device and page-locked, and each graph has two.
+TILES_BYTES = 1 << 20
 
 
 class Library(NamedTuple):
@@ -46,7 +52,8 @@ class Attention(NamedTuple):
 
 class Launch(Protocol):
     def plan(self, group: Group, indices: torch.Tensor) -> None:
-        """`indices` int32: the slots of the keys of `group`, on the device."""
+        """`indices` int32: the slots of the keys of `group`, on the device. Within a `Staging.step`: host memory is
+        copied from there, FlashInfer's own as well."""
         ...
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
@@ -62,6 +69,12 @@ class Captured(NamedTuple):
     indices: torch.Tensor
 
 
+class MakeLaunch(Protocol):
+    """A launch for any kind of pieces but those of the scratch."""
+
+    def __call__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> Launch: ...
+
+
 class PagedLaunch:
     """Pieces whose keys lie in the slots: k, v [slots, kv_heads, head_dim]."""
 
@@ -70,11 +83,13 @@ class PagedLaunch:
         library: Library,
         workspace: torch.Tensor,
         what: Attention,
+        staging: Staging,
         *,
         long: bool,
         captured: Captured | None = None,
     ) -> None:
         self._what = what
+        self._staging = staging
         self._pieces = None if captured is None else captured.pieces
         given: dict[str, Any] = {}
         if captured is not None:
@@ -88,16 +103,19 @@ class PagedLaunch:
                 "paged_kv_last_page_len_buf": torch.ones(n, dtype=torch.int32, device=device),
             }
         self._wrapper = library.paged(workspace, "NHD", backend=what.backend(what.kv_dtype, long=long), **given)
+        if captured is not None:
+            tiles = torch.empty(TILES_BYTES, dtype=torch.uint8, device=workspace.device)
+            self._wrapper.reset_workspace_buffer(workspace, tiles)
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
-        what = self._what
-        qo, kv = torch.from_numpy(group.qo_indptr), torch.from_numpy(group.kv_indptr)
-        if self._pieces is not None:  # pieces without rows and keys fill it up
-            qo, kv = (torch.cat([x, x[-1:].expand(self._pieces + 1 - len(x))]) for x in (qo, kv))
+        what, hold = self._what, self._staging.hold
+        pieces = len(group.qo_indptr) - 1 if self._pieces is None else self._pieces
+        rows, keys = _filled(group.qo_indptr, pieces), _filled(group.kv_indptr, pieces)
         self._wrapper.plan(
-            qo, kv, indices, torch.ones(len(qo) - 1, dtype=torch.int32), what.heads, what.kv_heads, what.head_dim, PAGE,
+            hold(rows), hold(keys), indices, hold(np.ones(pieces, dtype=np.int32)),
+            what.heads, what.kv_heads, what.head_dim, PAGE,
             causal=group.kind.causal, sm_scale=what.scale, q_data_type=what.dtype, kv_data_type=what.kv_dtype,
-            o_data_type=what.dtype, max_token_per_sequence=int((qo[1:] - qo[:-1]).max()),
+            o_data_type=what.dtype, max_token_per_sequence=int(np.diff(rows).max()), seq_lens=hold(np.diff(keys)),
         )  # fmt: skip
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
@@ -111,17 +129,23 @@ class PagedLaunch:
 class RaggedLaunch:
     """Pieces whose keys lie side by side in the scratch: k, v [keys, kv_heads, head_dim], those of the group."""
 
-    def __init__(self, library: Library, workspace: torch.Tensor, what: Attention) -> None:
+    def __init__(self, library: Library, workspace: torch.Tensor, what: Attention, staging: Staging) -> None:
         self._what = what
+        self._staging = staging
         self._wrapper = library.ragged(workspace, "NHD", backend=what.backend(what.dtype, long=True))
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
-        what = self._what
+        what, hold = self._what, self._staging.hold
         self._wrapper.plan(
-            torch.from_numpy(group.qo_indptr), torch.from_numpy(group.kv_indptr),
+            hold(group.qo_indptr), hold(group.kv_indptr),
             what.heads, what.kv_heads, what.head_dim, causal=group.kind.causal, sm_scale=what.scale,
             q_data_type=what.dtype, kv_data_type=what.dtype, o_data_type=what.dtype,
         )  # fmt: skip
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
         self._wrapper.run(q, k, v, out=out, lse=lse, return_lse=True)
+
+
+def _filled(indptr: Int32, pieces: int) -> Int32:
+    """With pieces without rows and keys at its end."""
+    return np.concatenate([indptr, np.full(pieces + 1 - len(indptr), indptr[-1], dtype=np.int32)])

@@ -1635,6 +1635,8 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     TOKEN_SLOTS_FIELD_NUMBER: builtins.int
     VOCAB_SIZE_FIELD_NUMBER: builtins.int
     END_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    KV_CACHE_DTYPE_FIELD_NUMBER: builtins.int
+    QUANTIZATION_FIELD_NUMBER: builtins.int
     model: builtins.str
     max_model_len: builtins.int
     bos_token_id: builtins.int
@@ -1645,6 +1647,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     version: builtins.str
     token_slots: builtins.int
     vocab_size: builtins.int
+    kv_cache_dtype: builtins.str
+    """as the server's flag: fp8, or auto for that of weights and activations"""
+    quantization: builtins.str
+    """as the server's flag: fp8, or auto for weights as the model has them"""
     @property
     def trailer_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
@@ -1664,9 +1670,11 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         token_slots: builtins.int = ...,
         vocab_size: builtins.int = ...,
         end_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        kv_cache_dtype: builtins.str = ...,
+        quantization: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id", "chat_format", b"chat_format", "chat_format_report", b"chat_format_report", "end_token_ids", b"end_token_ids", "max_model_len", b"max_model_len", "model", b"model", "token_slots", b"token_slots", "trailer_ids", b"trailer_ids", "version", b"version", "vocab_size", b"vocab_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_bos_token_id", b"_bos_token_id", "bos_token_id", b"bos_token_id", "chat_format", b"chat_format", "chat_format_report", b"chat_format_report", "end_token_ids", b"end_token_ids", "kv_cache_dtype", b"kv_cache_dtype", "max_model_len", b"max_model_len", "model", b"model", "quantization", b"quantization", "token_slots", b"token_slots", "trailer_ids", b"trailer_ids", "version", b"version", "vocab_size", b"vocab_size"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_bos_token_id", b"_bos_token_id"]) -> typing.Literal["bos_token_id"] | None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse

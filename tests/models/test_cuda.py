@@ -9,10 +9,14 @@ import pytest
 import torch
 from support.flashinfer_standin import STAND_IN, PagedStandIn
 from support.gpu_attention import again
+from support.harness import tiny_runner
+from support.row_by_row import RowByRow
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels.batch import NO_TOKEN
 from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.gpu.wrappers import Library
+from pavane.kernels.linear import tiled_linear
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import cuda, gpu_check
 from pavane.models import gpu_warmup as warm_up
@@ -22,6 +26,7 @@ from pavane.models.errors import ModelError
 from pavane.models.gpu_check import Surroundings, check, check_float8_sizes, check_model
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuRunner
+from pavane.models.loaded import LoadedModel
 from pavane.server import runners
 from pavane.server.config import ConfigError, ServerConfig
 from tests.models.test_runner import step
@@ -61,20 +66,16 @@ def test_what_is_missing_is_one_line_that_says_what_to_do(changes: dict[str, obj
 
 
 @pytest.mark.parametrize(
-    ("changes", "dtype", "invariant", "words"),
+    ("changes", "words"),
     [
-        ({"head_dim": 80}, torch.bfloat16, False, "heads of 80 dimensions are not supported, only of 64, 128, 256"),
-        ({"num_heads": 7}, torch.bfloat16, False, "7 query heads are no multiple of 2"),
-        ({}, torch.float32, False, "--dtype float32 is not supported, only bfloat16"),
-        ({}, torch.bfloat16, True, "does not have --batch-invariant yet"),
+        ({"head_dim": 80}, "heads of 80 dimensions are not supported, only of 64, 128, 256"),
+        ({"num_heads": 7}, "7 query heads are no multiple of 2"),
     ],
 )
-def test_models_that_the_kernels_cannot_run(
-    changes: dict[str, int], dtype: torch.dtype, invariant: bool, words: str
-) -> None:
-    check_model(CONFIG, torch.bfloat16, batch_invariant=False)
+def test_models_that_the_kernels_cannot_run(changes: dict[str, Any], words: str) -> None:
+    check_model(CONFIG)
     with pytest.raises(ModelError, match=words):
-        check_model(replace(CONFIG, **changes), dtype, batch_invariant=invariant)  # type: ignore[arg-type]
+        check_model(replace(CONFIG, **changes))
 
 
 def test_here_looking_finds_no_gpu() -> None:
@@ -93,8 +94,8 @@ def test_here_looking_finds_no_gpu() -> None:
         ({"device": "cuda"}, FINE, "cuda"),
         ({}, FINE, "cuda"),
         ({"kv_cache_dtype": "fp8", "quantization": "fp8"}, FINE, "cuda"),
-        ({"dtype": "float32"}, FINE, "cpu"),
-        ({"batch_invariant": True}, FINE, "cpu"),
+        ({"dtype": "float32"}, FINE, "cuda"),
+        ({"batch_invariant": True}, FINE, "cuda"),
         ({}, replace(FINE, flashinfer=None), "cpu"),
         ({}, replace(FINE, error="Found no NVIDIA driver", name=""), "cpu"),
     ],
@@ -166,7 +167,10 @@ def bring(config: ModelConfig, wanted: Wanted, device: Device) -> GpuRunner:
 
 
 def standing(used: Used) -> Device:
-    return Device(torch.device("cpu"), True, 264, STAND_IN, TorchOps(), lambda: used, lambda: None, again)
+    device = torch.device("cpu")
+    return Device(
+        device, True, 264, STAND_IN, TorchOps(), lambda: used, lambda: None, again, tiled_linear, RowByRow
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -179,8 +183,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pavane")
     slot = 2 * 2 * 2 * 64 * 2  # K and V of two layers and heads, in two bytes
-    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 5000 * slot)
-    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8), standing(used))
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 6000 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, staging=1000 * slot), standing(used))
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
@@ -208,6 +212,20 @@ def test_products_of_eight_bits_run_in_graphs_as_outside() -> None:
         np.testing.assert_allclose(results[0].logprobs, results[1].logprobs, atol=1e-5)
         assert results[0].tokens.tolist() == results[1].tokens.tolist()
     assert captured.model.decoder._layers[0].down.dtype is torch.float8_e4m3fn
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("kv", "weights"), [("auto", "auto"), ("fp8", "auto"), ("auto", "fp8")])
+def test_what_the_flags_ask_for_is_made(kv: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "this_gpu", lambda eager: standing(Used(GB, 0, 0, 0)))
+    config = ServerConfig(device="cuda", num_slots=600, kv_cache_dtype=kv, quantization=weights)
+    loaded = LoadedModel(CONFIG, tiny_weights(CONFIG), None, "tiny", files=())  # type: ignore[arg-type]
+    runner = runners.make_runner(loaded, config, 100)
+    assert isinstance(runner, GpuRunner)
+    model = runner.model
+    assert (model.attention.store.k.dtype is torch.float8_e4m3fn) == (kv == "fp8")
+    assert (model.decoder._layers[0].qkv.dtype is torch.float8_e4m3fn) == (weights == "fp8")
+    assert runner.pages().page_bytes == 16 * runners.slot_bytes(CONFIG, config)
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -253,3 +271,29 @@ def test_without_the_kernels_for_hopper_the_others_do(
     )
     assert "without FlashInfer's kernels for Hopper (a long prefill): Ninja build failed" in caplog.text
     assert np.isfinite(runner.execute(warm_up.step([200], 200, before=0)).logprobs).all()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("dtype", "invariant"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, True)]
+)
+def test_float32_and_batch_invariance_do_without_flashinfer(dtype: torch.dtype, invariant: bool) -> None:
+    device = standing(Used(GB, 0, 0, 0))._replace(library=Library(None, None))
+    runner = bring(CONFIG, Wanted(300, 0.9, 40, 8, dtype, invariant), device)
+    assert runner.model.attention.store.k.dtype is runner.model.decoder.dtype is dtype
+    result = runner.execute(step(0, NO_TOKEN))
+    plain = tiny_runner(CONFIG, tiny_weights(CONFIG), 8)
+    expected = plain.execute(step(0, NO_TOKEN))
+    np.testing.assert_allclose(result.logprobs, expected.logprobs, atol=1e-4 if dtype is torch.float32 else 0.1)
+
+
+class Broken(RowByRow):
+    def run(self, *_: object) -> None:
+        raise RuntimeError("PTXAS error")
+
+
+@pytest.mark.usefixtures("small")
+def test_own_kernels_that_cannot_be_built_are_one_line() -> None:
+    broken = standing(Used(GB, 0, 0, 0))._replace(tiles=Broken)
+    with pytest.raises(ModelError, match=r"Triton's kernels cannot be built \(decodes\): PTXAS error; use --device"):
+        bring(CONFIG, Wanted(100, 0.9, 16, 8, torch.float32), broken)

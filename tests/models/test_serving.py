@@ -68,6 +68,7 @@ async def test_a_folder_is_served_and_gives_the_tokens_of_transformers(tmp_path:
         async with Client(f"127.0.0.1:{server.port}") as client, client.workflow() as workflow:
             info = await client.server_info()
             assert (info.model, info.chat_format, info.max_model_len) == (tmp_path.name, "chatml", 512)
+            assert (info.kv_cache_dtype, info.quantization) == ("auto", "auto")
             prompt = [*await client.tokenize(user="Hello there, what is 2+2?"), *range(5, 40)]
             message = workflow.prefill(tokens=prompt)
             result = await workflow.decode(

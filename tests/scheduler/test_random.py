@@ -37,12 +37,13 @@ def part(first_seed: int, **kind: bool | int) -> tuple[int, Counter[str]]:
 
 
 WILD = ("cancel", "seal", "close", "expire", "expired", "failed")
+AHEAD = ("adopted", "adopted in part", "ahead of those that wait", "ahead of prompts", "ahead of what ends")
 ALWAYS = ("submit", "release", "evict", "preempt", "committed")
 PARTS: list[tuple[str, dict[str, bool | int], tuple[str, ...]]] = [
     *[("anything", {}, WILD)] * 8,
     *[("calm", {"calm": True}, ())] * 2,
-    *[("decodes ahead", {"chatty": True}, (*WILD, "adopted", "adopted in part"))] * 3,
-    *[("calm decodes ahead", {"chatty": True, "calm": True}, ("adopted", "adopted in part"))],
+    *[("decodes ahead", {"chatty": True}, (*WILD, *AHEAD))] * 3,
+    *[("calm decodes ahead", {"chatty": True, "calm": True}, AHEAD)],
     *[("tier of 3 pages", {"host_pages": 3}, (*WILD, "landed", "not_landed", "lost"))] * 2,
     *[("tier of 12 pages", {"host_pages": 12}, (*WILD, "promote", "landed", "not_landed", "lost"))] * 2,
     *[("tier of 100 pages", {"host_pages": 100}, (*WILD, "promote", "landed", "not_landed", "lost"))] * 2,

@@ -1,4 +1,5 @@
-"""Compiles what `TritonOps` launches for an H200, without one, and says as JSON what the compiler made of it.
+"""Compiles for an H200, without one, what `TritonOps` and the batch-invariant kernels launch, and says as JSON what the
+compiler made of it.
 
 For a process of its own: in the process of the tests kernels are interpreted. The shapes are those of Llama 3.1 8B.
 """
@@ -14,15 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import KernelInterface
 
+from pavane.kernels.gpu.copies_triton import TritonCopies
 from pavane.kernels.gpu.edits import Edits
+from pavane.kernels.gpu.invariant.launch import TileLaunch
+from pavane.kernels.gpu.invariant.linear import invariant_linear
 from pavane.kernels.gpu.ops import Rotations, Wishes
 from pavane.kernels.gpu.ops_triton import TritonOps
+from pavane.kernels.gpu.plan import Group, Kind
+from pavane.kernels.gpu.upload import Staging
+from pavane.kernels.gpu.wrappers import Attention
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 HEADS, KV_HEADS, DIM, HIDDEN, INNER, VOCABULARY = 32, 8, 128, 4096, 14336, 128256
@@ -68,7 +76,7 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     there = torch.zeros(n, KV_HEADS, DIM, dtype=dtype)
     ops.gather_rotated(keys, keys, ints(n), ints(n), table, there, there, 0.5, 0.5)
     ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
-    for shares in (None, values()):
+    for shares in (None, torch.zeros(2 * n, HEADS)[n:]):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
     x = torch.zeros(n, HIDDEN, dtype=dtype)
     ops.add_rms_norm(x, x, x[0], 1e-5)
@@ -88,6 +96,30 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     ops.sample(logits, wishes, edits)
 
 
+def invariant_launches(dtype: torch.dtype, n: int) -> None:
+    """Layers of few outputs and of many."""
+    x = torch.zeros(n, HIDDEN, dtype=dtype)
+    for outer in (HIDDEN, VOCABULARY):
+        invariant_linear(x, torch.zeros(1, dtype=dtype).expand(outer, HIDDEN))
+    launch = TileLaunch(Attention(HEADS, KV_HEADS, DIM, dtype, dtype, True), Staging(x.device))
+    ends = np.array([0, n], dtype=np.int32)
+    launch.plan(Group(Kind(16, False, n > 1), 0, 0, ends, ends), torch.zeros(2 * n, dtype=torch.int32)[n:])
+    keys, q = torch.zeros(n, KV_HEADS, DIM, dtype=dtype), torch.zeros(2 * n, HEADS, DIM, dtype=dtype)[n:]
+    launch.run(q, keys, keys, q, torch.zeros(2 * n, HEADS)[n:])
+
+
+def carried(copies: TritonCopies, n: int) -> None:
+    """Launches what brings `n` pages to host memory and back."""
+    layers, words = 4, KV_HEADS * DIM // 2
+    part = torch.zeros(layers, 100, words, dtype=torch.int32)
+    rows = torch.zeros(16 * n + 5, 2, layers, words, dtype=torch.int32)
+    for lane in (0, 5):
+        copies.gather(part[:, :-1], torch.zeros(16 * n, dtype=torch.int64), rows[lane : lane + 16 * n, lane % 2])
+        copies.scatter(part[:, :-1], torch.zeros(16 * n, dtype=torch.int64), rows[lane : lane + 16 * n, lane % 2])
+    weights = torch.zeros(16 * layers * words, dtype=torch.int64)
+    copies.checksums(rows[: 16 * n].view(n, -1), weights)
+
+
 def main() -> None:
     made: list[dict[str, Any]] = []
 
@@ -101,9 +133,14 @@ def main() -> None:
 
     KernelInterface.__getitem__ = compiled
     driver.set_active(Hopper())
+    for n in (4, 1, 5, 16):
+        carried(TritonCopies(), n)
     for cache in (torch.bfloat16, torch.float8_e4m3fn):
         for n in (4, 1, 5, 16):
             launches(TritonOps(), torch.bfloat16, cache, n)
+    for dtype in (torch.bfloat16, torch.float32):
+        for n in (4, 1, 5, 16):
+            invariant_launches(dtype, n)
     json.dump(list({each["hash"]: each for each in made}.values()), sys.stdout)
 
 

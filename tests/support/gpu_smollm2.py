@@ -18,6 +18,7 @@ from pavane.models.gpu_warmup import step
 from pavane.models.loader import load_model
 
 SLOTS, POSITIONS, PARENT = 1024, 1000, 200
+WANTED = Wanted(SLOTS, 0.9, 512, 8)
 
 
 class Compared(NamedTuple):
@@ -44,13 +45,13 @@ def batches(vocabulary: int) -> list[Batch]:
     return found
 
 
-def compare(device: Device) -> Compared:
+def compare(device: Device, wanted: Wanted = WANTED) -> Compared:
     plain = load_model(default_model_path(), torch.float32)
     config = plain.config
     rope = rope_of(config)
     reference = cpu_forward(plain, rope, SLOTS, dtype=torch.float32, batch_invariant=False)
     weights = load_model(default_model_path(), torch.bfloat16).weights
-    runner = gpu_runner(config, weights, rope, Wanted(SLOTS, 0.9, 512, 8), device)
+    runner = gpu_runner(config, weights, rope, wanted, device)
     expected, got = [], []
     with torch.inference_mode():
         for batch in batches(config.vocab_size):

@@ -14,11 +14,10 @@ import torch
 
 from pavane.cache import Costs, GraphCache, Tier, audit
 from pavane.kernels.attention import TorchAttention
-from pavane.kernels.batch import NO_TOKEN, Batch, Runner, Samples, StepResult, UInt32
+from pavane.kernels.batch import NO_TOKEN, Batch, Launcher, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.host import HostTier
 from pavane.kernels.kv import BlockedKVStore, KVStore
-from pavane.kernels.moves import Mover
+from pavane.kernels.moves import host_mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.pages import PAGE
@@ -130,7 +129,10 @@ def tiny_runner(
 
 def _with_tier(forward: ForwardPass, host_pages: int) -> ModelRunner:
     layout = forward.pages()
-    return ModelRunner(forward, Mover(HostTier(layout, host_pages * layout.page_bytes)) if host_pages else None)
+    return ModelRunner(forward, host_mover(layout, host_pages * layout.page_bytes) if host_pages else None)
+
+
+Finish = Callable[[], StepResult | RuntimeError]
 
 
 @dataclass
@@ -149,9 +151,10 @@ class Harness:
     check: bool = True
     policy: str = "fcfs"
     ahead: bool = False  # steps may begin before the ones before are committed
+    eager: bool = False  # also while calls wait or end
     steps_ahead: int = 0
     host_pages: int = 0  # of a tier below the slots
-    _flying: tuple[Ahead, StepResult | RuntimeError] | None = None
+    _flying: tuple[Ahead, Finish] | None = None
     text: TextRules = field(default_factory=NoText)
 
     def __post_init__(self) -> None:
@@ -180,14 +183,15 @@ class Harness:
             batch = self.scheduler.schedule(self.now)
             if batch is not None:
                 self.check_layout(batch)
-            result = self._execute(batch) if batch is not None else None
+            finish = self._begin(batch) if batch is not None else None
         else:
-            ahead, result = self._flying
+            ahead, finish = self._flying
             kept = self.scheduler.adopt(ahead, self.now)
             self.check_layout(ahead.batch)
             self.steps_ahead += 1
-        following = self.scheduler.ahead() if self.ahead else None
-        self._flying = (following, self._execute(following.batch)) if following is not None else None
+        following = self.scheduler.ahead(eager=self.eager) if self.ahead else None
+        self._flying = (following, self._begin(following.batch)) if following is not None else None
+        result = finish() if finish is not None else None
         if isinstance(result, RuntimeError):
             if kept != []:
                 self.scheduler.fail_step(str(result), self.now)
@@ -200,11 +204,17 @@ class Harness:
         self.audit()
         return result is not None
 
-    def _execute(self, batch: Batch) -> StepResult | RuntimeError:
+    def _begin(self, batch: Batch) -> Finish:
+        """Launches the step if the runner can, else runs it now."""
+        runner = self.runner
+        if isinstance(runner, Launcher):
+            return runner.launch(batch)
         try:
-            return self.runner.execute(batch)
-        except RuntimeError as error:
-            return error
+            result = runner.execute(batch)
+        except RuntimeError as raised:
+            error = raised
+            return lambda: error
+        return lambda: result
 
     def check_layout(self, batch: Batch) -> None:
         """The batch of the step that is open, which was made with what is known of the steps before, is the one that

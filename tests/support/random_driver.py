@@ -67,6 +67,7 @@ class Driver:
         self.following: Ahead | None = None  # begins right after `batch`
         self.flying: tuple[Ahead, StepResult | RuntimeError] | None = None
         self.eager = rng.choice([0.0, 0.5, 1.0]) if not chatty else 0.9
+        self.overlaps = rng.random() < 0.6
         self.live: dict[tuple[str, str], list[str]] = {}
         self.rules = Rules(self.h, bos)
         self.done: Counter[str] = Counter()
@@ -188,7 +189,13 @@ class Driver:
             self.done["adopted" if len(self.kept) == len(ahead.items) else "adopted in part"] += 1
         if self.batch is not None:
             self.h.check_layout(self.batch)
-        self.following = self.s.ahead() if self.rng.random() < self.eager else None
+        self.following = self.s.ahead(eager=self.overlaps) if self.rng.random() < self.eager else None
+        if self.following is not None:
+            self.done["ahead of those that wait"] += self.s.counts[State.QUEUED] > 0
+            step = self.s._steps.step
+            assert step is not None
+            self.done["ahead of what ends"] += bool(step.finishing)
+            self.done["ahead of prompts"] += self.batch is not None and self.batch.n_rows > len(step.items)
         if self.batch is None:
             assert not self.s.running, "calls run, and yet there is nothing to do"
             assert self.s.graph.unfinished == 0, "calls wait, and yet there is nothing to do"
