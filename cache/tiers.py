@@ -58,6 +58,7 @@ class Tier:
         self.entries: dict[bytes, Entry] = {}
         self.flying: dict[int, Coming] = {}  # by ticket
         self.kept_tokens = self.fetched_tokens = self.failed = 0  # since the start
+        self.stalls = 0  # how often a step waited for what steps before had sent out
         self.on_lost: Callable[[Node], None] | None = None  # a node whose KV is nowhere else loses its whole copy
         self._by_level: list[OrderedDict[Entry, None]] = [OrderedDict() for _ in LEVELS]  # used longest ago first
         self._page_tokens = page_tokens

@@ -117,6 +117,7 @@ class Trees:
                     context = current.context
                     if self.contexts.get(context.key) is context:
                         del self.contexts[context.key]
+                        del context.root  # which knows its context: not a cycle for a collector that comes seldom
                         for member in context.members:
                             for seen in member.span.nodes():
                                 seen.refs -= 1

@@ -112,6 +112,7 @@ class MoveReport:
     out_s: float
     in_tokens: int
     in_s: float
+    stalls: int = 0  # how often a step waited, on its device, for KV that steps before had sent out
 
 
 @dataclass(frozen=True, slots=True, eq=False)

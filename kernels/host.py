@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
-from pavane.kernels.batch import Int32
-from pavane.kernels.pages import PAGE, SlotPages, pieces
+from pavane.kernels.pages import PAGE
+
+Pin = Callable[[torch.Tensor], Callable[[], None]]
 
 
 class TierError(Exception):
@@ -27,10 +30,21 @@ class CorruptEntryError(TierError):
     """What was stored is not what is there now."""
 
 
-class KVTier(Protocol):
-    """Keeps the KV of runs of tokens under keys that stand for their content.
+class Found(NamedTuple):
+    """Pages of an entry, from the one that holds token `first` on."""
 
-    One thread calls `put` and `drop`, the same or another `get`; never for one key at the same time.
+    key: bytes
+    first: int
+    pages: Sequence[torch.Tensor]  # int32 [n, page_words] each: runs of neighbours, one after the other
+    sums: Sequence[int]  # of each page, as they were stored
+
+
+class KVTier(Protocol):
+    """Keeps pages (see `kernels.pages`) under keys that stand for their content. What is in a page, and what its
+    checksum is, is told it; whoever reads one checks it.
+
+    One thread at a time calls `reserve`, `store` and `drop`; another may `find` meanwhile, and what it found stays as
+    it is until the key is dropped.
     """
 
     @property
@@ -48,14 +62,17 @@ class KVTier(Protocol):
         """Bytes."""
         ...
 
-    def put(self, key: bytes, extents: Int32) -> None:
-        """Stores what the slots of `extents` ([n, 2]: start, length; in order) hold. Raises TierError; then there is no
-        such entry."""
+    def reserve(self, key: bytes, tokens: int) -> Sequence[torch.Tensor] | None:
+        """Where the pages of a new entry are to be written, as `Found.pages`; None if there is such an entry already.
+        Raises TierFullError; then there is none."""
         ...
 
-    def get(self, key: bytes, first: int, extents: Int32) -> None:
-        """Writes the entry's tokens from number `first` on to the slots of `extents`, as many as these are. Raises
-        TierError; then nothing was written."""
+    def store(self, key: bytes, sums: Sequence[int]) -> None:
+        """The pages of `key` are written: from now on it is found."""
+        ...
+
+    def find(self, key: bytes, first: int, count: int) -> Found:
+        """Tokens [first, first + count) of an entry, in whole pages. Raises MissingEntryError."""
         ...
 
     def drop(self, key: bytes) -> None:
@@ -65,88 +82,96 @@ class KVTier(Protocol):
     def __contains__(self, key: bytes) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     tokens: int
     pages: tuple[int, ...]
-    sums: tuple[int, ...]  # checksum of each page
+    sums: tuple[int, ...] | None = None  # None until it is stored
 
 
 class HostTier:
-    """A KVTier in pages of CPU memory, allocated once: page-locked where the store is on a device, else resident only
-    as far as it was used.
+    """A KVTier in CPU memory, allocated once. It is resident as far as it was used, or all of it where it is pinned
+    for a device."""
 
-    Pages are checked before anything of them is written back. The checksum is multilinear hashing (Carter and Wegman,
-    1979): the sum of the page's 64-bit words times fixed random odd ones, modulo 2^64, so that a change of one word is
-    always noticed; it takes half the time of zlib's CRC-32.
-    """
+    def __init__(self, page_bytes: int, capacity: int, pin: Pin | None = None) -> None:
+        """`capacity` is in bytes. `pin` locks the memory for a device, and returns what unlocks it.
 
-    def __init__(self, layout: SlotPages, capacity: int) -> None:
-        """`capacity` is in bytes; ValueError if not even one page fits."""
-        count = capacity // layout.page_bytes
+        Raises:
+            ValueError: not even one page fits.
+            MemoryError: there is not as much memory; from `pin`, it cannot be locked.
+        """
+        count = capacity // page_bytes
         if count < 1:
-            raise ValueError(f"a host tier of {capacity} bytes is too small: a page takes {layout.page_bytes}")
-        self._layout = layout
-        self._memory = torch.empty((count, layout.page_words), dtype=torch.int32, pin_memory=layout.pinned)
-        self._words = self._memory.view(torch.int64)
-        self._weights = _odd_words(layout.page_words // 2)
+            raise ValueError(f"a host tier of {capacity} bytes is too small: a page takes {page_bytes}")
+        self._page_bytes = page_bytes
+        try:
+            self._memory = torch.empty((count, page_bytes // 4), dtype=torch.int32)
+        except RuntimeError as error:
+            raise MemoryError(f"there are no {count * page_bytes / 1e9:.1f} GB of memory: {error}") from None
+        if pin is not None:
+            weakref.finalize(self, pin(self._memory)).atexit = False  # the system does it then
         self._free = list(range(count))[::-1]
         self._entries: dict[bytes, _Entry] = {}
 
     @property
     def page_bytes(self) -> int:
-        return self._layout.page_bytes
+        return self._page_bytes
 
     @property
     def capacity(self) -> int:
-        return len(self._memory) * self._layout.page_bytes
+        return len(self._memory) * self._page_bytes
 
     @property
     def used(self) -> int:
-        return (len(self._memory) - len(self._free)) * self._layout.page_bytes
+        return (len(self._memory) - len(self._free)) * self._page_bytes
 
-    def put(self, key: bytes, extents: Int32) -> None:
-        """See KVTier. An entry that is there already stays as it is."""
+    def reserve(self, key: bytes, tokens: int) -> Sequence[torch.Tensor] | None:
         if key in self._entries:
-            return
-        tokens = int(extents[:, 1].sum())
+            return None
         needed = -(-tokens // PAGE)
         if needed > len(self._free):
             raise TierFullError(
                 f"no room for the KV of {tokens} tokens ({_name(key)}): {needed} pages needed, {len(self._free)} free"
             )
         pages = tuple(self._free.pop() for _ in range(needed))
-        for page, lane, slot, count in pieces(extents, 0):
-            self._layout.read(self._memory[pages[page]], lane, slot, count)
-        self._entries[key] = _Entry(tokens, pages, tuple(map(self._checksum, pages)))
+        self._entries[key] = _Entry(tokens, pages)
+        return self._runs(pages)
 
-    def get(self, key: bytes, first: int, extents: Int32) -> None:
+    def store(self, key: bytes, sums: Sequence[int]) -> None:
+        self._entries[key].sums = tuple(sums)
+
+    def find(self, key: bytes, first: int, count: int) -> Found:
         entry = self._entries.get(key)
-        end = first + int(extents[:, 1].sum())
-        if entry is None or end > entry.tokens:
-            stored = 0 if entry is None else entry.tokens
-            raise MissingEntryError(f"tokens {first} to {end} of {_name(key)} asked for, {stored} are stored")
-        for number in range(first // PAGE, -(-end // PAGE)):
-            if self._checksum(entry.pages[number]) != entry.sums[number]:
-                raise CorruptEntryError(f"page {number} of {_name(key)} is not what was stored: faulty memory?")
-        for page, lane, slot, count in pieces(extents, first):
-            self._layout.write(self._memory[entry.pages[page]], lane, slot, count)
+        stored = 0 if entry is None or entry.sums is None else entry.tokens
+        if entry is None or entry.sums is None or first + count > stored:
+            raise MissingEntryError(f"tokens {first} to {first + count} of {_name(key)} asked for, {stored} are stored")
+        wanted = slice(first // PAGE, -(-(first + count) // PAGE))
+        return Found(key, first, self._runs(entry.pages[wanted]), entry.sums[wanted])
 
     def drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._free.extend(entry.pages)
+            self._free.extend(reversed(entry.pages))  # taken again in the same order
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
 
-    def _checksum(self, page: int) -> int:
-        return int(torch.dot(self._words[page], self._weights))
+    def _runs(self, pages: Sequence[int]) -> list[torch.Tensor]:
+        """The memory of `pages`, neighbours in one piece: few and large copies."""
+        runs: list[tuple[int, int]] = []
+        for page in pages:
+            if runs and runs[-1][1] == page:
+                runs[-1] = (runs[-1][0], page + 1)
+            else:
+                runs.append((page, page + 1))
+        return [self._memory[begin:end] for begin, end in runs]
 
 
-def _odd_words(count: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1
+def check_page(found: Found, number: int, checksum: int) -> None:
+    """Raises CorruptEntryError if the page `number` of what was found has another checksum than when it was stored."""
+    if checksum != found.sums[number]:
+        which = found.first // PAGE + number
+        raise CorruptEntryError(f"page {which} of {_name(found.key)} is not what was stored: faulty memory?")
 
 
 def _name(key: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,12 +21,13 @@ from pavane.kernels.rope import RopeTable
 from pavane.models.config import ModelConfig
 from pavane.models.decoder import Linear
 from pavane.models.errors import ModelError
-from pavane.models.gpu_check import HOPPER, TOOLKIT
+from pavane.models.gpu_check import HOPPER
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_float8 import Float8Decoder
 from pavane.models.gpu_graphs import Record, cuda_recorder
 from pavane.models.gpu_memory import Used, pool_slots
 from pavane.models.gpu_runner import GpuModel, GpuRunner
+from pavane.models.gpu_toolkit import point_to_toolkit
 from pavane.models.gpu_warmup import decode_sizes, largest_step, step, warm_up_steps
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Wanted(NamedTuple):
     most_samples: int
     dtype: torch.dtype = torch.bfloat16  # or float32, which FlashInfer does not have
     batch_invariant: bool = False
+    staging: int = 0  # bytes that stay free for what carries KV to host memory
     float8_kv: bool = False
     float8_weights: bool = False
 
@@ -101,7 +102,7 @@ def gpu_runner(
         slots = wanted.slots
     else:
         slot_bytes = DeviceKV.slot_bytes(config.num_layers, config.num_kv_heads, config.head_dim, wanted.kv_dtype)
-        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS, wanted.most_rows)
+        slots = pool_slots(gpu.measure(), wanted.utilization, slot_bytes, GRAPHS + wanted.staging, wanted.most_rows)
     if gpu.device.type == "cuda":
         torch.cuda.empty_cache()  # of the warm-up's small pool
     try:
@@ -181,8 +182,7 @@ def _runner(
 
 def this_gpu(*, eager: bool) -> Device:
     """The first GPU that CUDA_VISIBLE_DEVICES leaves, once `gpu_check.check` is content; no graphs if `eager`."""
-    if TOOLKIT.exists():  # FlashInfer would take the folder above an nvcc on the path, whatever lies there
-        os.environ.setdefault("CUDA_HOME", str(TOOLKIT.parents[1]))
+    point_to_toolkit()
     # Only here: FlashInfer and Triton want a GPU, or at least their packages.
     from flashinfer import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,14 +12,18 @@ import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Batch
-from pavane.kernels.gpu.attention import FixedPlan, FlashInferAttention
+from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.captured import Bucket
+from pavane.kernels.gpu.device_plan import FixedPlan
 from pavane.kernels.gpu.sampling import sample_arrays
 from pavane.models.gpu_decoder import GpuDecoder
 
 log = logging.getLogger(__name__)
 
-MOST_GRAPHS = 32  # beyond, steps of other sizes run launch by launch
+MOST_GRAPHS = 32
+# Beyond, steps of other sizes run launch by launch, until they have come so often that capturing them costs less than
+# that did: then the graph that was replayed longest ago goes.
+WORTH = 32
 
 Record = Callable[[Callable[[], torch.Tensor]], tuple[torch.Tensor, Callable[[], None]]]
 
@@ -38,7 +43,8 @@ class Graphs:
         self._decoder = decoder
         self._attention = attention
         self._record = record
-        self._steps: dict[Bucket, _Step | None] = {}  # None: it could not be captured
+        self._steps: OrderedDict[Bucket, _Step | None] = OrderedDict()  # None: it could not be captured
+        self._came: Counter[Bucket] = Counter()  # without a graph, since the last one that was captured
 
     def forward(self, batch: Batch, last: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
         """As GpuModel.forward; None if the step has to run launch by launch."""
@@ -52,6 +58,7 @@ class Graphs:
         step = self._steps[bucket] if bucket in self._steps else self._capture(bucket, also)
         if step is None:
             return None
+        self._steps.move_to_end(bucket)
         there = self._attention.load(step.fixed, plan, batch, also)
         step.tokens.copy_(input_tokens(there, last))
         step.replay()
@@ -60,7 +67,11 @@ class Graphs:
 
     def _capture(self, bucket: Bucket, also: dict[str, npt.NDArray[Any]]) -> _Step | None:
         if len(self._steps) == MOST_GRAPHS:
-            return None
+            self._came[bucket] += 1
+            if self._came[bucket] < WORTH:
+                return None
+            self._steps.popitem(last=False)
+        self._came.clear()
         attention = self._attention
         try:
             fixed = attention.fix(bucket, also)

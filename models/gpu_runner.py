@@ -172,6 +172,8 @@ class GpuRunner:
         forward_s = now - max(began, self._ended) if batch.n_rows else 0.0
         self._ended = now
         moved = self.mover.report(wait=not batch.n_rows) if self.mover is not None else None
+        if moved is not None and (moved.failed or moved.lost):
+            self.model.check()
         tokens, logprobs, top_tokens, top_logprobs = done.sampled
         return StepResult(tokens, logprobs, forward_s, top_tokens, top_logprobs, moved, done.scored, done.shares)
 

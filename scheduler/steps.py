@@ -278,6 +278,7 @@ class Steps:
     def moved(self, report: MoveReport) -> None:
         """Moves of this step, or of earlier ones, have come to an end."""
         assert self._cache.tier is not None
+        self._cache.tier.stalls += report.stalls
         self._cache.tier.costs.observe_moves(report.out_tokens, report.out_s, report.in_tokens, report.in_s)
         self._cache.landed(report.arrived, report.failed, report.lost)
 

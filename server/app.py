@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import os
 import socket
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -18,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Batch
+from pavane.kernels.moves import Mover
 from pavane.models.loader import find_model, load_model
 from pavane.protos.v1 import admin_pb2, admin_pb2_grpc
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -31,7 +29,7 @@ from pavane.scheduler.spec import Event
 from pavane.scheduler.tally import Tally
 from pavane.scheduler.tenants import Tenants
 from pavane.scheduler.text import StopMatcher
-from pavane.server import runners
+from pavane.server import memory, runners
 from pavane.server.access import Access
 from pavane.server.admin import AdminService, is_served
 from pavane.server.aside import Aside
@@ -173,21 +171,12 @@ async def start(
         )
         admin = AdminService(Inspector(scheduler, tally), CacheEvents(scheduler), limits, slot_bytes)
     del loaded
-    _give_back_memory()
+    memory.settle()
     aside = Aside()
     workflows = WorkflowService(engine, journals, origins, converter, tokenizer, aside, config.workflow_ttl, slot_bytes)
     models = ModelService(info, converter, tokenizer, aside)
-    return await _listen(listener, config, engine, metrics, origins, workflows, models, admin, signals)
-
-
-def _give_back_memory() -> None:
-    """What loading left behind goes now, not when a collector happens to run; what stays is never scanned again."""
-    gc.collect()
-    gc.freeze()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-        if trim is not None:
-            trim(0)
+    mover = runners.mover_of(runner)
+    return await _listen(listener, config, engine, mover, metrics, origins, workflows, models, admin, signals)
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -208,6 +197,7 @@ async def _listen(
     listener: Listener,
     config: ServerConfig,
     engine: Engine,
+    mover: Mover | None,
     metrics: Metrics,
     origins: Origins,
     workflows: WorkflowService,
@@ -244,4 +234,4 @@ async def _listen(
     life.why_not_ready = ""
     reloading = asyncio.create_task(run_all(listener.reloaded()))
     http_port = http.port if http is not None else -1
-    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading, origins)
+    return Server(config, engine, port, http_port, server, healthy, task, life, http, reloading, origins, mover)

@@ -95,6 +95,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                         self._guard.check(caller)
                         yield response
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where everything ends
+                    del message  # see _abort
                     await self._abort(context, request, error)
                 self._access.answered(request)
 
@@ -108,6 +109,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 response = await unary(message, context)
                 self._guard.check(caller)  # it may have waited for long
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where everything ends
+                del message  # see _abort
                 await self._abort(context, request, error)
             self._access.answered(request)
             return response
@@ -123,21 +125,25 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(refuse)
 
     async def _abort(self, context: Context, request: Request, error: BaseException) -> NoReturn:
+        """gRPC keeps the exception that it raises here in a cycle, and with it the frames above and below until cycles
+        are collected: what was sent, and what was made of it, is not to wait for that."""
         if isinstance(error, asyncio.CancelledError):
             self._access.given_up(request)
             raise error
-        if isinstance(error, RequestError):
-            self._access.refused(request, error)
+        failure = error if isinstance(error, RequestError) else None
+        if failure is not None:
+            self._access.refused(request, failure)
         else:
             assert isinstance(error, Exception)
             self._access.failed(request, error)
-            error = RequestError(
+            failure = RequestError(
                 Reason.INTERNAL,
                 f"the server failed on this request ({type(error).__name__}); its log has more under the request id "
                 f"{request.id}",
             )
-        more: tuple[tuple[str, str | bytes], ...] = (*trailers(error), (REQUEST_ID_METADATA, request.id))
-        await context.abort(CODES[error.reason], error.text, more)
+        error.__traceback__ = None
+        more: tuple[tuple[str, str | bytes], ...] = (*trailers(failure), (REQUEST_ID_METADATA, request.id))
+        await context.abort(CODES[failure.reason], failure.text, more)
         raise AssertionError("abort returned")
 
 

@@ -173,5 +173,6 @@ def tier_metrics(tier: Tier, registry: CollectorRegistry) -> None:
         ("host_cache_kept_tokens", "Tokens whose KV was moved to the host cache.", lambda: tier.kept_tokens),
         ("host_cache_fetched_tokens", "Tokens whose KV came back from it.", lambda: tier.fetched_tokens),
         ("host_cache_failed_moves", "Moves from it that failed.", lambda: tier.failed),
+        ("host_cache_stalls", "Waits of steps on a GPU until KV before had gone to it.", lambda: tier.stalls),
     ):
         Gauge(f"pavane_{name}", text, registry=registry).set_function(read)

@@ -12,8 +12,9 @@ import torch
 
 from pavane.cache import Costs, Tier
 from pavane.kernels.batch import Runner
-from pavane.kernels.host import HostTier
-from pavane.kernels.moves import Mover
+from pavane.kernels.gpu.carrier import STAGING_BYTES
+from pavane.kernels.host import TierError
+from pavane.kernels.moves import Mover, host_mover
 from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import gpu_check
@@ -93,6 +94,7 @@ def _gpu_runner(loaded: LoadedModel, config: ServerConfig, max_model_len: int) -
         config.max_num_seqs,
         dtype,
         config.batch_invariant,
+        staging=STAGING_BYTES if config.host_cache_gb else 0,
         float8_kv=config.kv_cache_dtype == "fp8",
         float8_weights=config.quantization == "fp8",
     )
@@ -107,29 +109,47 @@ def _rope(model: ModelConfig, max_model_len: int) -> RopeTable:
     return RopeTable(frequencies, max_model_len + 1, scale)
 
 
+PCIE = 2e10  # bytes/s each way, a guess to begin with: a GPU encodes too fast for one that is far too low to be mended
+
 R = TypeVar("R", ModelRunner, GpuRunner)
 
 
 def _with_tier(runner: R, config: ServerConfig) -> R:
     if not config.host_cache_gb:
         return runner
+    if config.device == "cuda":  # all of it is taken when it is locked
+        check_fits(f"--host-cache-gb {config.host_cache_gb:g} takes", _host_bytes(config), "give less, or 0 for none")
     try:
-        runner.mover = Mover(HostTier(runner.pages(), _host_bytes(config)))
+        runner.mover = host_mover(runner.pages(), _host_bytes(config))
         return runner
     except ValueError as error:
         raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give more, or 0 for none") from None
+    except (MemoryError, TierError) as error:
+        raise ConfigError(f"--host-cache-gb is {config.host_cache_gb:g}: {error}; give less, or 0 for none") from None
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            f"the GPU has no memory left to gather KV in for --host-cache-gb {config.host_cache_gb:g}; use a smaller "
+            "--num-slots or --gpu-memory-utilization, or 0 for none"
+        ) from None
 
 
 def _host_bytes(config: ServerConfig) -> int:
     return int(config.host_cache_gb * 1e9)
 
 
+def mover_of(runner: Runner) -> Mover | None:
+    return runner.mover if isinstance(runner, ModelRunner | GpuRunner) else None
+
+
 def tier_of(runner: Runner) -> Tier | None:
     """The bookkeeping of the tier that the runner has, if it has one."""
-    if not isinstance(runner, ModelRunner | GpuRunner) or runner.mover is None:
+    mover = mover_of(runner)
+    if mover is None:
         return None
-    tier = runner.mover.tier
-    return Tier(tier.capacity // tier.page_bytes, PAGE, Costs(tier.page_bytes // PAGE))
+    tier = mover.tier
+    token_bytes = tier.page_bytes // PAGE
+    costs = Costs(token_bytes, bytes_per_s=PCIE) if isinstance(runner, GpuRunner) else Costs(token_bytes)
+    return Tier(tier.capacity // tier.page_bytes, PAGE, costs)
 
 
 def check_tables(model: ModelConfig, config: ServerConfig, positions: int) -> None:

@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health
 
 from pavane.kernels.batch import RunnerLostError
+from pavane.kernels.moves import Mover
 from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.server.config import ServerConfig
 from pavane.server.http_port import BEAT_S, HttpPort, Life
@@ -53,6 +54,7 @@ class Server:
     _http: HttpPort | None
     _reloading: asyncio.Task[None]
     _origins: Origins
+    _mover: Mover | None
 
     async def run_until(self, signals: StopSignals) -> int:
         """Until the first signal: then NOT_SERVING, no new calls, running ones get `drain_timeout`; a second signal
@@ -90,6 +92,8 @@ class Server:
             task.cancel()
         await asyncio.gather(drain, skip, return_exceptions=True)
         await self.engine.stop()
+        if self._mover is not None:
+            self._mover.stop()
         self._reloading.cancel()
         await self._grpc.stop(1.0 if done else 0.2)
         await self._origins.close()

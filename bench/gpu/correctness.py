@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-from pavane.bench.gpu.decode import shared
+from pavane.bench.gpu.decode import private, shared
 from pavane.bench.gpu.engine import Engine, Model
 from pavane.bench.gpu.rows import Measured, Row
 from pavane.bench.gpu.section import Notes, NotHere, Section
@@ -20,6 +20,7 @@ from pavane.kernels.reference import rope
 from pavane.kernels.rope import rope_frequencies
 
 ATTENTION = Row("attention of a step with moved, shared messages: relative error", at_most(0.01))
+CAPTURED = Row("captured decode steps / the same launched one by one: relative error", at_most(0.05))
 TOKENS = Row("drawn tokens that the CPU draws as well, of 256", at_least(0.99))
 Store = tuple[torch.Tensor, torch.Tensor]  # K, V of layer 0: [slots, kv_heads, head_dim]
 
@@ -68,9 +69,14 @@ def attention_error(engine: Engine, sizes: Sizes, device: torch.device, notes: N
 
 
 def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
-    model, device, config = subject.engine().model, subject.card.device, subject.sizes.config
-    error = attention_error(subject.engine(), subject.sizes, device, notes)
+    engine, device, sizes = subject.engine(), subject.card.device, subject.sizes
+    model, config = engine.model, sizes.config
+    error = attention_error(engine, sizes, device, notes)
     yield Measured(ATTENTION.what, error, f"{notes.data['rows']} rows, {notes.data['pairs']} pairs", "float64")
+    if model.both is not None:
+        merged = shared(engine, sizes.sharing, 4, sizes.message, 1, apart=False)
+        alone = private(engine, sizes.calls[-1], sizes.context, 1)
+        yield from _captured(model.both, [merged[-1].batch, alone[-1].batch])
     if model.sample is None:
         raise NotHere("tokens are drawn by the CPU here")
     samples = random_samples(256)
@@ -78,6 +84,20 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     tokens = model.sample(logits.to(device), samples)
     same = float(np.mean(tokens == sampling.sample(logits, samples).tokens))
     yield Measured(TOKENS.what, same, "temperature, top-k, top-p, min-p mixed", "the CPU's")
+
+
+def _captured(
+    both: Callable[[Batch], tuple[torch.Tensor, torch.Tensor] | None], batches: list[Batch]
+) -> Iterator[Measured]:
+    """Of steps that merge and of such that do not; nothing if they are not captured."""
+    errors = []
+    for batch in batches:
+        found = both(batch)
+        if found is None:
+            return
+        captured, launched = found
+        errors.append(float((captured - launched).norm() / launched.norm()))
+    yield Measured(CAPTURED.what, max(errors), ", ".join(f"{error:.2g}" for error in errors))
 
 
 def random_samples(count: int) -> Samples:
@@ -100,4 +120,4 @@ def random_samples(count: int) -> Samples:
     )  # fmt: skip
 
 
-SECTION = Section("correctness", (ATTENTION, TOKENS), 60, measure)
+SECTION = Section("correctness", (ATTENTION, CAPTURED, TOKENS), 60, measure)

@@ -42,6 +42,8 @@ class Model:
     itemsize: int  # of weights and KV, bytes
     stored: Callable[[int], tuple[torch.Tensor, torch.Tensor]]  # K, V of a layer, [slots, kv_heads, head_dim] each
     sample: Callable[[torch.Tensor, Samples], Int32] | None = None  # tokens from logits, on the device
+    # Hidden states of a decode step, captured and launched one by one; None if it is not one to be captured.
+    both: Callable[[Batch], tuple[torch.Tensor, torch.Tensor] | None] | None = None
 
 
 @dataclass(frozen=True)

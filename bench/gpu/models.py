@@ -11,7 +11,7 @@ from pavane.bench.gpu.engine import Model
 from pavane.bench.gpu.section import NotHere
 from pavane.bench.gpu.sizes import Sizes
 from pavane.kernels.attention import TorchAttention
-from pavane.kernels.batch import Int32, Samples
+from pavane.kernels.batch import Batch, Int32, Samples
 from pavane.kernels.gpu.attention import FlashInferAttention
 from pavane.kernels.gpu.pieces import WHOLE
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
@@ -25,6 +25,7 @@ from pavane.models.cuda import Wanted, gpu_runner, this_gpu
 from pavane.models.decoder import Decoder
 from pavane.models.dummy import dummy_weights
 from pavane.models.errors import ModelError
+from pavane.models.gpu_graphs import Graphs
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from pavane.models.runner import ModelRunner, TorchForward
 
@@ -32,10 +33,10 @@ UTILIZATION = 0.9
 SAMPLES = 256  # calls at a time, at most
 
 
-def open_model(sizes: Sizes, device: torch.device) -> Model:
-    """Raises NotHere, and what the models do."""
+def open_model(sizes: Sizes, device: torch.device, *, eager: bool = False) -> Model:
+    """With `eager` no graphs are captured. Raises NotHere, and what the models do."""
     if device.type == "cuda":
-        return _on_a_gpu(sizes, device)
+        return _on_a_gpu(sizes, device, eager=eager)
     if sizes.float8_kv or sizes.float8_weights:
         raise NotHere("fp8 needs a GPU")
     config = sizes.config
@@ -52,7 +53,7 @@ def open_model(sizes: Sizes, device: torch.device) -> Model:
     return Model(config, runner, attention, sizes.slots, 4, stored)
 
 
-def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
+def _on_a_gpu(sizes: Sizes, device: torch.device, *, eager: bool = False) -> Model:
     found = gpu_check.look()
     try:
         gpu_check.check(found, float8=sizes.float8_kv or sizes.float8_weights)
@@ -65,8 +66,11 @@ def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
         sizes.slots, UTILIZATION, sizes.prompt, SAMPLES,
         float8_kv=sizes.float8_kv, float8_weights=sizes.float8_weights,
     )  # fmt: skip
-    runner = gpu_runner(config, _random(config, device), rope, wanted, this_gpu(eager=False))
+    gpu = this_gpu(eager=eager)
+    runner = gpu_runner(config, _random(config, device), rope, wanted, gpu)
     model = runner.model
+    plain = GpuModel(model.decoder, model.attention, model.ops, device, model.check)
+    graphs = None if gpu.record is None else Graphs(model.decoder, model.attention, gpu.record)
 
     def stored(layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         store = model.attention.store
@@ -77,7 +81,12 @@ def _on_a_gpu(sizes: Sizes, device: torch.device) -> Model:
         chosen = choose(model.ops, logits, samples, wishes_of(there))
         return finish(chosen, samples, chosen.tokens.cpu(), chosen.logprobs.cpu()).tokens
 
-    return Model(config, runner, model.attention, sizes.slots, 2, stored, sample)
+    def both(batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        nothing = torch.empty(0, dtype=torch.int32, device=device)
+        captured = None if graphs is None else graphs.forward(batch, nothing)
+        return None if captured is None else (captured[0].float(), plain.forward(batch, nothing).hidden.float())
+
+    return Model(config, runner, model.attention, sizes.slots, 2, stored, sample, both)
 
 
 def batch_invariant(model: Model) -> Model:

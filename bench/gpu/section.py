@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from pavane.bench.gpu.rows import Line, Measured, Row, State
+from pavane.bench.report import number
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -38,9 +39,9 @@ class Notes:
     left: Callable[[], float]  # seconds until the deadline
     data: dict[str, Any] = field(default_factory=dict)
 
-    def check_time(self) -> None:
-        """Between parts of a long section. Raises NotHere if there is none left."""
-        if self.left() <= 0:
+    def check_time(self, needed: float = 0.0) -> None:
+        """Between parts of a long section. Raises NotHere if what is `needed` is not left."""
+        if self.left() <= needed:
             raise NotHere("the time was up")
 
 
@@ -71,36 +72,60 @@ def run_sections(
     deadline: float,
     say: Callable[[str], None],
     keep: Callable[[Outcome], None],
+    check: Callable[[], None] = lambda: None,
     clock: Clock = time.monotonic,
 ) -> Outcome:
-    """Runs those named in `only` that still fit before `deadline` (by `clock`). `keep` is called after each section, so
-    that what was measured is not lost with the process."""
+    """Runs those named in `only` that still fit before `deadline` (by `clock`). Each figure is said, and `keep` called,
+    as it comes, so that what was measured is not lost with the process. `check` raises RuntimeError if the device does
+    not answer any more: after a section that failed so, nothing else runs."""
     outcome = Outcome()
+    lost = ""
     for section in sections:
         if section.name not in only:
             outcome.lines += _without(section, "not run", "not asked for: --only leaves it out")
             continue
         left = deadline - clock()
-        if left < section.seconds:
-            text = f"takes about {section.seconds:.0f} s, and {max(0.0, left):.0f} s are left"
+        if lost or left < section.seconds:
+            text = lost or f"takes about {section.seconds:.0f} s, and {max(0.0, left):.0f} s are left"
             outcome.lines += _without(section, "not run", text)
             continue
         say(f"  {section.name} ...")
         began = clock()
-        _run(section, subject, outcome, lambda: deadline - clock())
+        _run(section, subject, outcome, Notes(lambda: deadline - clock()), say, keep)
         outcome.seconds[section.name] = round(clock() - began, 3)
         keep(outcome)
+        if section.name in outcome.errors:
+            try:
+                check()
+            except RuntimeError as error:
+                lost = f"the device was lost in {section.name}: {str(error).splitlines()[0]}"
     return outcome
 
 
-def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], float]) -> None:
-    notes, found = Notes(left), dict[str, Measured]()
+def _run(
+    section: Section[T],
+    subject: T,
+    outcome: Outcome,
+    notes: Notes,
+    say: Callable[[str], None],
+    keep: Callable[[Outcome], None],
+) -> None:
+    found: dict[str, Measured] = {}
+    first = len(outcome.lines)
+    outcome.data[section.name] = notes.data
+
+    def fill(state: State, reason: str) -> None:
+        outcome.lines[first:] = [_line(section.name, row, found.get(row.what), state, reason) for row in section.rows]
+
     state: State = "not run"
     reason = "the section ended without it"
     try:
         with torch.inference_mode():  # as runners work: their tensors cannot be written to elsewhere
             for measured in section.measure(subject, notes):
                 found[measured.what] = measured
+                fill("not run", "the section has not ended")
+                say(f"    {measured.what}: {number(measured.value)}")
+                keep(outcome)
     except NotHere as error:
         reason = str(error)
     except Exception as error:  # noqa: BLE001 (whatever it was is reported, and the others go on)
@@ -108,15 +133,15 @@ def _run(section: Section[T], subject: T, outcome: Outcome, left: Callable[[], f
         outcome.errors[section.name] = traceback.format_exc()
     if unknown := found.keys() - {row.what for row in section.rows}:
         raise AssertionError(f"{section.name} has no row {min(unknown)!r}")
-    for row in section.rows:
-        figure = found.get(row.what)
-        if figure is None:
-            outcome.lines.append(Line(section.name, row, state, reason=reason))
-        elif not math.isfinite(figure.value):
-            outcome.lines.append(Line(section.name, row, "failed", reason=f"the figure is {figure.value}"))
-        else:
-            outcome.lines.append(Line(section.name, row, "measured", figure))
-    outcome.data[section.name] = notes.data
+    fill(state, reason)
+
+
+def _line(section: str, row: Row, figure: Measured | None, state: State, reason: str) -> Line:
+    if figure is None:
+        return Line(section, row, state, reason=reason)
+    if not math.isfinite(figure.value):
+        return Line(section, row, "failed", reason=f"the figure is {figure.value}")
+    return Line(section, row, "measured", figure)
 
 
 def _without(section: Section[T], state: State, reason: str) -> list[Line]:

@@ -18,6 +18,7 @@ from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.ops import Ops, Rotations, TorchOps
 from pavane.kernels.gpu.wrappers import Library
 from pavane.kernels.rope import RopeTable, rope_frequencies
+from pavane.models.gpu_toolkit import point_to_toolkit
 
 Opener = Callable[[Sizes, torch.device], Model]
 
@@ -57,6 +58,7 @@ class Subject:
             return self._library
         if self.card.device.type != "cuda" or find_spec("flashinfer") is None:
             raise NotHere("FlashInfer needs a GPU, and flashinfer-python installed")
+        point_to_toolkit()
         prefill = import_module("flashinfer.prefill")
         return Library(prefill.BatchPrefillWithPagedKVCacheWrapper, prefill.BatchPrefillWithRaggedKVCacheWrapper)
 

@@ -28,6 +28,7 @@ def seconds(device: torch.device, call: Callable[[], object], times: int = TIMES
     On a GPU it is captured, often enough for a graph of a millisecond, and replays are timed by events: a launch from
     Python takes longer than many kernels. What cannot be captured is launched one by one, which is said.
     """
+    call()  # what it compiles is no part of how long it takes
     synchronise(device)
     began = time.perf_counter()
     for _ in range(WARM_UP):

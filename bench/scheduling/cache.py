@@ -12,6 +12,7 @@ from pavane.bench.scheduling.part import Found, Options, Progress
 from pavane.bench.simulation.system import System
 from pavane.bench.simulation.tokens import FIRST, ORDINARY
 from pavane.cache import GraphCache
+from pavane.server import memory
 
 PROMPT, SHARED, NODES = 4_096, 3_072, 40  # tokens; nodes of the shared prefix
 SPANS, SPAN_TOKENS = 1_000, 32  # that are evicted
@@ -54,8 +55,7 @@ def _times(known: int, repeat: int) -> dict[str, list[float]]:
         _store(cache, [[*prefix[:end], *_text(rng, 4)]])
     _store(cache, [prefix])
     times: dict[str, list[float]] = {"shared": [], "new": [], "evict": []}
-    gc.collect()
-    gc.freeze()
+    memory.settle()
     for _ in range(repeat):
         times["shared"].append(_inserted(cache, prefix + _text(rng, PROMPT - SHARED)))
         times["new"].append(_inserted(cache, _text(rng, PROMPT)))

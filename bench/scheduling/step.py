@@ -17,6 +17,7 @@ from pavane.bench.simulation.system import System
 from pavane.bench.simulation.tokens import Speller
 from pavane.bench.trace import TraceCall
 from pavane.scheduler.spec import Ended, Event, State
+from pavane.server import memory
 
 RUNNING, PARENTS, WAITING = 256, 8, 10_000
 FEW, MANY = 1_000, 100_000
@@ -75,8 +76,7 @@ def _steps(sizes: Sizes, count: int) -> list[float]:
     load = _Load(sizes)
     scheduler = load.scheduler
     times = []
-    gc.collect()
-    gc.freeze()  # as a server does once it has loaded
+    memory.settle()  # as a server does once it has loaded
     for step in range(WARM_UP + count):
         began = time.perf_counter()
         batch = scheduler.schedule(float(step))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pavane.kernels.batch import Batch, Int32
+from pavane.kernels.batch import Batch
 from pavane.kernels.gpu.captured import MOST_ROWS, Bucket, bucket_of, largest_groups, padded_arrays, sizes_of
+from pavane.kernels.gpu.device_plan import DevicePlan, FixedPlan, Watched, arrays_of
 from pavane.kernels.gpu.ops import Ops, Rotations
-from pavane.kernels.gpu.plan import GpuPlan, Group, Heads, Kind, make_plan
+from pavane.kernels.gpu.plan import GpuPlan, Heads, Kind, make_plan
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.stream import Stream
 from pavane.kernels.gpu.upload import Staging, Upload
@@ -22,45 +22,6 @@ from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
 
 MOST_KEYS = 1 << 22  # of a captured step
-
-
-@dataclass(slots=True, eq=False)
-class DevicePlan:
-    """A GpuPlan on the device, with room for what each layer computes."""
-
-    positions: torch.Tensor
-    slots: torch.Tensor
-    pair_rows: torch.Tensor
-    angles: torch.Tensor
-    indices: torch.Tensor  # [keys]
-    key_angles: torch.Tensor
-    merge_indptr: torch.Tensor
-    order: torch.Tensor
-    also: dict[str, torch.Tensor]  # int32, flat
-    launches: list[tuple[Group, Launch]]
-    merged: bool
-    queries: torch.Tensor  # [parts, heads, head_dim]
-    parts: torch.Tensor
-    lse: torch.Tensor  # float32 [parts, heads]
-    out: torch.Tensor  # [rows, heads, head_dim]
-    pairs: torch.Tensor | None  # of the batch, by part; if rows are watched
-    pair_shares: torch.Tensor | None
-    part_shares: torch.Tensor | None
-
-    @property
-    def shares(self) -> torch.Tensor | None:
-        """See AttentionPlan; on the CPU."""
-        if self.pairs is None or self.pair_shares is None or self.part_shares is None:
-            return None
-        return self.pair_shares.zero_().index_add_(0, self.pairs, self.part_shares).cpu()
-
-
-class FixedPlan(NamedTuple):
-    """For a captured graph."""
-
-    bucket: Bucket
-    upload: Upload
-    plan: DevicePlan
 
 
 class FlashInferAttention:
@@ -102,7 +63,10 @@ class FlashInferAttention:
             self._ops.expand_extents(there["extents"].view(-1, 2), there["extent_starts"], indices)
             for group, launch in launches:
                 launch.plan(group, indices[group.keys])
-        watched = batch.watched is not None
+        watched = None
+        if batch.watched is not None:
+            shares = torch.zeros((parts, what.heads), device=self.device)
+            watched = Watched(plan.pairs, batch.n_pairs, shares)
         queries, results = self._empty(parts, what.dtype), self._empty(parts, what.dtype)
         return DevicePlan(
             positions=there["positions"], slots=there["slots"], pair_rows=there["pair_rows"], angles=there["angles"],
@@ -111,9 +75,7 @@ class FlashInferAttention:
             queries=queries, parts=results,
             lse=torch.empty((parts, what.heads), device=self.device),
             out=self._empty(n, what.dtype) if plan.merged else results,
-            pairs=torch.from_numpy(plan.pairs).to(self.device) if watched else None,
-            pair_shares=torch.zeros(batch.n_pairs, device=self.device) if watched else None,
-            part_shares=torch.zeros(parts, device=self.device) if watched else None,
+            watched=watched,
         )  # fmt: skip
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: DevicePlan) -> torch.Tensor:
@@ -133,9 +95,10 @@ class FlashInferAttention:
             at = group.parts
             launch.run(plan.queries[at], k_read, v_read, plan.parts[at], plan.lse[at])
         if plan.merged:
-            ops.merge(plan.parts, plan.lse, plan.merge_indptr, plan.order, plan.out, plan.part_shares)
-        elif plan.part_shares is not None:
-            plan.part_shares.add_(what.heads)
+            shares = None if plan.watched is None else plan.watched.shares
+            ops.merge(plan.parts, plan.lse, plan.merge_indptr, plan.order, plan.out, shares)
+        elif plan.watched is not None:
+            plan.watched.shares.add_(1)
         return plan.out.flatten(1)
 
     def plan_captured(self, batch: Batch) -> tuple[GpuPlan, Bucket] | None:
@@ -155,7 +118,7 @@ class FlashInferAttention:
         empty = {name: np.zeros(size, dtype=np.int32) for name, size in sizes_of(bucket).items()}
         empty["slots"][:] = self.store.spare
         upload = Upload(self.staging)
-        launches: list[tuple[Group, Launch]] = []
+        launches = []
         with self.staging.step():
             there = upload.put({**empty, **also})
             for group, indices in zip(groups, self._indices[1:], strict=False):
@@ -170,7 +133,7 @@ class FlashInferAttention:
             merged=bucket.merged, queries=queries, parts=results,
             lse=torch.empty((bucket.all_parts, what.heads), device=self.device),
             out=self._empty(bucket.rows, what.dtype) if bucket.merged else results,
-            pairs=None, pair_shares=None, part_shares=None,
+            watched=None,
         )  # fmt: skip
         return FixedPlan(bucket, upload, plan)
 
@@ -205,18 +168,3 @@ class FlashInferAttention:
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)
-
-
-def arrays_of(plan: GpuPlan, batch: Batch) -> dict[str, Int32]:
-    """What a step uploads for its attention."""
-    return {
-        "positions": batch.positions[: batch.n_rows],
-        "slots": batch.slots[: batch.n_rows],
-        "pair_rows": plan.pair_rows,
-        "angles": plan.angles,
-        "extents": plan.extents,
-        "extent_starts": plan.extent_starts,
-        "key_angles": plan.key_angles,
-        "merge_indptr": plan.merge_indptr,
-        "order": plan.order,
-    }

@@ -82,7 +82,7 @@ class Ops(Protocol):
 
         parts [pairs, heads, d] bfloat16 or float32; lse float32 [pairs, heads], base 2; indptr [rows + 1]; order
         [pairs]; out [rows, heads, d]. A row without parts becomes 0; what `order` has beyond indptr[-1] is ignored.
-        Adds w[j], summed over the heads, to `shares` float32 [pairs]."""
+        Adds w[j] to `shares` float32 [pairs, heads]."""
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -163,7 +163,7 @@ class TorchOps:
         weight = weight / torch.zeros_like(peak).index_add_(0, row, weight).index_select(0, row)
         if shares is not None:
             counts = places < indptr[-1]
-            shares.index_add_(0, order, torch.where(counts, weight.sum(dim=1), 0))
+            shares.index_add_(0, order, torch.where(counts[:, None], weight, 0))
         merged = torch.zeros(rows + 1, *out.shape[1:], device=out.device)
         merged.index_add_(0, row, parts.index_select(0, order).float() * weight[..., None])
         out.copy_(merged[:rows])

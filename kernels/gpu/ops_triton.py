@@ -1,6 +1,6 @@
 """`Ops` as Triton kernels: one launch each, and what a layer does between its products is read and written once.
 
-A row's result does not depend on what else is in the batch, but for the sums of `shares`.
+A row's result does not depend on what else is in the batch.
 """
 
 from __future__ import annotations

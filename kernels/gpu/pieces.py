@@ -72,8 +72,9 @@ def cut(segments: Segments, few: Int64, limit: int) -> tuple[Int64, Spans]:
 def longest_piece(lengths: Int64, kv_heads: int, blocks: int) -> int:
     """To how many keys segments of few rows are cut, for a device that runs `blocks` thread blocks at a time.
 
-    A block reads a piece for one KV head. FlashInfer spreads fewer pieces over the device by itself, in float32; with
-    more, what is longer than the share of a block would end last, and what is shorter gains nothing by being cut.
+    A block reads a piece for one KV head. FlashInfer spreads fewer pieces over the device by itself, with a merge of
+    its own; with more, what is longer than the share of a block would end last, and what is shorter gains nothing by
+    being cut.
     """
     longest = int(lengths.max(initial=0))
     if len(lengths) * kv_heads <= blocks:

@@ -13,7 +13,8 @@ LONG_ROWS = 128  # of a call: from here on its rows alone fill the tiles of Flas
 
 # Bytes that one more pair moves per query head and dimension, in each layer: the rotated query is written and read, the
 # partial result written in bfloat16 and read again by the merge. And those of one more key per KV head: K and V are
-# read, written to the scratch, and read there instead of in the cache, which costs no more.
+# read, written to the scratch, and read there instead of in the cache: in 4 + 4 bytes and no more where KV has 16 bits,
+# in 2 + 4 and 2 more where it has 8.
 PAIR_BYTES, KEY_BYTES = 4 * 2, 4 * 2
 
 

@@ -17,6 +17,9 @@ from pavane.kernels.gpu.plan import Group
 from pavane.kernels.gpu.upload import Staging
 
 PAGE = 1  # slots
+# Of a launch in a captured graph, for its list of tiles: 13 bytes a tile and 8 a piece. FlashInfer would take 8 MiB, on
+# the device and page-locked, and each graph has two.
+TILES_BYTES = 1 << 20
 
 
 class Library(NamedTuple):
@@ -100,6 +103,9 @@ class PagedLaunch:
                 "paged_kv_last_page_len_buf": torch.ones(n, dtype=torch.int32, device=device),
             }
         self._wrapper = library.paged(workspace, "NHD", backend=what.backend(what.kv_dtype, long=long), **given)
+        if captured is not None:
+            tiles = torch.empty(TILES_BYTES, dtype=torch.uint8, device=workspace.device)
+            self._wrapper.reset_workspace_buffer(workspace, tiles)
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
         what, hold = self._what, self._staging.hold

@@ -261,7 +261,7 @@ class TierUse(google.protobuf.message.Message):
     used: builtins.int
     """with what pages are not filled by"""
     bytes_per_token: builtins.int
-    """of K and V in all layers, in the server's --dtype"""
+    """of K and V in all layers, as they are stored"""
     kept_tokens: builtins.int
     """Of tiers other than the pool of slots, since the start:
     moved there

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support.flashinfer_standin import STAND_IN
+from support.gpu_attention import again
 from support.row_by_row import RowByRow, RowOps
 
 from pavane.bench.gpu import correctness, decode, float8, invariant, models, prefill
@@ -18,7 +19,7 @@ from pavane.models.gpu_memory import Used
 
 CPU = torch.device("cpu")
 STANDING_IN = Device(
-    CPU, True, 264, STAND_IN, RowOps(), lambda: Used(0, 0, 0, 0), lambda: None, None, tiled_linear, RowByRow
+    CPU, True, 264, STAND_IN, RowOps(), lambda: Used(0, 0, 0, 0), lambda: None, again, tiled_linear, RowByRow
 )
 
 
@@ -37,10 +38,12 @@ def test_the_runner_of_a_gpu_is_right_and_is_measured(monkeypatch: pytest.Monkey
     )
     assert outcome.errors == {}
     assert {line.state for line in outcome.lines} == {"measured"}
-    error, tokens = (line.measured for line in outcome.lines if line.section == "correctness")
+    error, captured, tokens = (line.measured for line in outcome.lines if line.section == "correctness")
     assert error is not None
+    assert captured is not None
     assert tokens is not None
     assert 0 < error.value < 0.01  # bfloat16
+    assert captured.value < 0.01
     assert tokens.value == 1
     (rounded,) = (line.measured for line in outcome.lines if line.row is float8.ERROR)
     assert rounded is not None

@@ -108,13 +108,37 @@ def test_a_section_that_fails_takes_no_other_with_it() -> None:
         ("not now", "not run", "not asked for: --only leaves it out"),
         ("last", "measured", ""),
     ]
-    assert kept == [3, 5, 7]
+    assert kept == [3, 3, 3, 5, 7, 7]
     assert "ValueError: no" in outcome.errors["fails"]
     assert outcome.data["fails"] == {"seen": 1}
     shown = table(outcome.lines).splitlines()
     assert shown[2].split() == ["fails", "first", "1", "s", "2", "s", "0.500", "<=", "1", "met"]
     assert shown[4].endswith("failed: ValueError: no luck")
     assert shown[8].endswith("MISSED")
+
+
+def test_what_a_section_has_measured_is_kept_before_it_ends() -> None:
+    told, kept = [], []
+    part = Section("fails", (Row("first"), Row("second")), 5, fails)
+    with pytest.raises(AssertionError, match="has no row 'odd'"):
+        run_sections(
+            [part], None, only=["fails"], deadline=9.0, say=told.append,
+            keep=lambda so_far: kept.append([(line.state, line.reason) for line in so_far.lines]), clock=lambda: 0.0,
+        )  # fmt: skip
+    assert told == ["  fails ...", "    first: 0.500", "    odd: nan"]
+    assert kept[0] == [("measured", ""), ("not run", "the section has not ended")]
+
+
+def test_nothing_runs_on_a_device_that_is_lost() -> None:
+    def check() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+    outcome = run_sections(
+        PARTS, None, only=["lacks", "fails", "works"], deadline=50.0, say=print, keep=print, check=check,
+        clock=lambda: 0.0,
+    )  # fmt: skip
+    after = [line for line in outcome.lines if line.section in ("lacks", "works")]
+    assert {line.reason for line in after} == {"the device was lost in fails: CUDA error: an illegal memory access"}
 
 
 def test_a_long_section_ends_when_the_time_is_up() -> None:
@@ -141,9 +165,7 @@ def test_the_spike_measures_all_that_needs_no_graph() -> None:
     values = {line.row.what: line.measured.value for line in outcome.lines if line.measured}
     assert all(value > 0 for value in values.values())
     for count in (1, 4, 16):
-        rounded = values[f"{count} bfloat16 parts merged: relative error against float64"]
-        assert rounded < 2.0**-7
-        assert values[f"{count} float32 parts merged: relative error against float64"] <= rounded
+        assert values[f"{count} bfloat16 parts merged: relative error against float64"] < 2.0**-7
 
 
 def test_room_for_more_pieces_is_filled_with_empty_ones() -> None:

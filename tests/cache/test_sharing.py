@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from support.caches import A, B, C, N, leave, message, put, stored
 
 from pavane.cache import GraphCache, Member, Span, audit
+from pavane.cache.nodes import Context
 from pavane.cache.slots import Extent
 
 
@@ -201,3 +204,21 @@ def test_a_split_keeps_kv_readers_and_keys() -> None:
     assert a.length == 4
     audit(cache, [a, short])
     leave(cache, a, short)
+
+
+def test_contexts_that_go_leave_no_cycles() -> None:
+    """One sees another, which sees a third; a collector of cycles that comes seldom must not be what frees them."""
+    gc.collect()
+    gc.disable()
+    try:
+        cache = GraphCache(100, bos_id=1)
+        a = message(cache, A)
+        b = message(cache, B, [Member(a, 7)], 10)
+        c = message(cache, C, [Member(b, 0)], 2)
+        leave(cache, a, b, c)
+        there = {id(span.node.context) for span in (a, b, c)}
+        assert {id(one) for one in gc.get_objects() if isinstance(one, Context)} & there == there
+        del a, b, c
+        assert {id(one) for one in gc.get_objects() if isinstance(one, Context)} & there == set()
+    finally:
+        gc.enable()

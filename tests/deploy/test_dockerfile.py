@@ -8,8 +8,10 @@ import json
 import re
 import runpy
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -115,6 +117,26 @@ def test_the_package_of_kernels_says_what_flashinfer_asks(tmp_path: Path, monkey
     made = importlib.import_module(package.name)
     assert made.__version__ == "0.6.18.post1"
     assert Path(made.get_jit_cache_dir()) == package / script["KERNELS"]
+
+
+def test_kernels_are_those_that_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+    attention = ModuleType("flashinfer.jit.attention")
+    attention.gen_batch_prefill_module = lambda **given: made.append(given)  # type: ignore[attr-defined]
+    for name in ("flashinfer", "flashinfer.jit"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, attention.__name__, attention)
+    modules = runpy.run_path(str(ROOT / "deploy" / "flashinfer_kernels.py"))["modules"]
+    for architectures, hopper in (("8.0", 0), ("8.0 9.0a", 2)):
+        made.clear()
+        monkeypatch.setenv("FLASHINFER_CUDA_ARCH_LIST", architectures)
+        assert len(list(modules((64, 128)))) == 2 * 2 + hopper
+    kinds = {(one["backend"], str(one["dtype_kv"]), one["head_dim_qk"]) for one in made}
+    assert kinds == {
+        (backend, f"torch.{dtype}", size)
+        for backend, dtype in (("fa2", "bfloat16"), ("fa2", "float8_e4m3fn"), ("fa3", "bfloat16"))
+        for size in (64, 128)
+    }
 
 
 def test_kernels_for_gpus_come_from_the_build_alone(stages: dict[str, Stage]) -> None:

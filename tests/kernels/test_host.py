@@ -1,13 +1,14 @@
 """KV that leaves its slots and comes back, into any others, is the same to the bit."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 import torch
 
 from pavane.kernels.batch import Int32
+from pavane.kernels.carrier import HostCarrier, Leaving
 from pavane.kernels.host import CorruptEntryError, HostTier, MissingEntryError, TierFullError
 from pavane.kernels.kv import BlockedKVStore, KVStore
 from pavane.kernels.pages import PAGE, SlotPages
@@ -20,6 +21,23 @@ def store(kind: str, head_dim: int) -> Store:
     if kind == "rows":
         return KVStore(LAYERS, KV_HEADS, SLOTS, head_dim)
     return BlockedKVStore(LAYERS, KV_HEADS, SLOTS, head_dim, getattr(torch, kind))
+
+
+class Kept:
+    """A tier of `pages` pages and what carries KV there and back."""
+
+    def __init__(self, kv: Store, pages: int) -> None:
+        layout = SlotPages(kv.parts())
+        self.tier = HostTier(layout.page_bytes, pages * layout.page_bytes + 1)
+        self._carrier = HostCarrier(layout)
+
+    def put(self, key: bytes, out: Int32) -> None:
+        pages = self.tier.reserve(key, len(slots_of(out)))
+        if pages is not None:
+            self.tier.store(key, *self._carrier.out([Leaving(pages, out)]).wait().sums)
+
+    def get(self, key: bytes, first: int, back: Int32) -> None:
+        self._carrier.back(self.tier.find(key, first, len(slots_of(back))), back, self._carrier.mark())
 
 
 def randomise(kv: Store, seed: int) -> None:
@@ -71,67 +89,67 @@ STORES = [("rows", 24), ("float32", 24), ("float32", 32), ("bfloat16", 24), ("bf
 def test_what_comes_back_is_what_went_out(kind: str, head_dim: int) -> None:
     rng = random.Random(head_dim)
     kv = store(kind, head_dim)
-    tier = HostTier(SlotPages(kv.parts()), 64 * SlotPages(kv.parts()).page_bytes)
+    kept = Kept(kv, 64)
     for round_ in range(30):
         randomise(kv, round_)
         before = everything(kv)
         out = some_extents(rng, rng.randint(1, 70), range(SLOTS))
         tokens = slots_of(out)
-        tier.put(b"key", out)
+        kept.put(b"key", out)
         randomise(kv, 1000 + round_)
         first = rng.randrange(len(tokens))
         back = some_extents(rng, rng.randint(1, len(tokens) - first), range(SLOTS))
         expected = everything(kv)
         expected[slots_of(back)] = before[tokens[first : first + len(slots_of(back))]]
-        tier.get(b"key", first, back)
+        kept.get(b"key", first, back)
         assert torch.equal(everything(kv), expected), "other bits, or a neighbour was touched"
-        tier.drop(b"key")
-        assert tier.used == 0
+        kept.tier.drop(b"key")
+        assert kept.tier.used == 0
 
 
 def test_random_verbs_do_what_a_dictionary_does() -> None:
     rng = random.Random(1)
     kv = store("bfloat16", 16)
-    layout = SlotPages(kv.parts())
-    tier = HostTier(layout, 20 * layout.page_bytes + 1)
-    assert tier.capacity == 20 * layout.page_bytes
-    kept: dict[bytes, torch.Tensor] = {}
+    kept = Kept(kv, 20)
+    tier, page_bytes = kept.tier, SlotPages(kv.parts()).page_bytes
+    assert tier.capacity == 20 * page_bytes
+    there: dict[bytes, torch.Tensor] = {}
     outcomes = set()
     for step in range(400):
         key = bytes([rng.randrange(8)])
-        pages = {k: -(-len(v) // PAGE) for k, v in kept.items()}
+        pages = {k: -(-len(v) // PAGE) for k, v in there.items()}
         match rng.choice(["put", "put", "get", "get", "drop"]):
             case "put":
                 randomise(kv, step)
                 out = some_extents(rng, rng.randint(1, 120), range(SLOTS))
                 tokens = slots_of(out)
-                if key not in kept and sum(pages.values()) + -(-len(tokens) // PAGE) > 20:
+                if key not in there and sum(pages.values()) + -(-len(tokens) // PAGE) > 20:
                     with pytest.raises(TierFullError, match=f"KV of {len(tokens)} tokens .entry {key.hex()}"):
-                        tier.put(key, out)
+                        kept.put(key, out)
                     outcomes.add("full")
                 else:
-                    tier.put(key, out)
-                    outcomes.add("again" if key in kept else "put")
-                    kept.setdefault(key, everything(kv)[tokens])
+                    kept.put(key, out)
+                    outcomes.add("again" if key in there else "put")
+                    there.setdefault(key, everything(kv)[tokens])
             case "get":
                 back = some_extents(rng, rng.randint(1, 60), range(SLOTS))
                 first = rng.randrange(40)
                 n = len(slots_of(back))
                 before = everything(kv)
-                if key not in kept or first + n > len(kept[key]):
+                if key not in there or first + n > len(there[key]):
                     with pytest.raises(MissingEntryError, match=f"tokens {first} to {first + n} of entry {key.hex()}"):
-                        tier.get(key, first, back)
+                        kept.get(key, first, back)
                     outcomes.add("missing")
                 else:
-                    tier.get(key, first, back)
-                    before[slots_of(back)] = kept[key][first : first + n]
+                    kept.get(key, first, back)
+                    before[slots_of(back)] = there[key][first : first + n]
                     outcomes.add("got")
                 assert torch.equal(everything(kv), before)
             case "drop":
                 tier.drop(key)
-                kept.pop(key, None)
-        assert [bytes([i]) in tier for i in range(8)] == [bytes([i]) in kept for i in range(8)]
-        assert tier.used == sum(-(-len(v) // PAGE) for v in kept.values()) * layout.page_bytes
+                there.pop(key, None)
+        assert [bytes([i]) in tier for i in range(8)] == [bytes([i]) in there for i in range(8)]
+        assert tier.used == sum(-(-len(v) // PAGE) for v in there.values()) * page_bytes
     assert outcomes == {"put", "again", "full", "got", "missing"}
 
 
@@ -140,33 +158,63 @@ def test_bits_that_changed_are_noticed_before_anything_is_written(page: int, fir
     """In the pages that are read; `page` has a word that is not what was stored."""
     kv = store("bfloat16", 16)
     randomise(kv, 1)
-    layout = SlotPages(kv.parts())
-    tier = HostTier(layout, 4 * layout.page_bytes)
-    tier.put(b"key", extents((3, 40)))
-    tier._memory[tier._entries[b"key"].pages[page], 77] ^= 1 << 30
+    kept = Kept(kv, 4)
+    kept.put(b"key", extents((3, 40)))
+    kept.tier._memory[kept.tier._entries[b"key"].pages[page], 77] ^= 1 << 30
     before = everything(kv)
     back = extents((100, 10), (60, 2))
     if not noticed:
-        tier.get(b"key", first, back)
+        kept.get(b"key", first, back)
         assert torch.equal(everything(kv)[100:110], before[3 + first : 13 + first])
         return
     with pytest.raises(CorruptEntryError, match=f"page {page} of entry 6b6579"):
-        tier.get(b"key", first, back)
+        kept.get(b"key", first, back)
     assert torch.equal(everything(kv), before)
 
 
 def test_words_in_another_order_are_noticed() -> None:
     kv = store("float32", 16)
     randomise(kv, 2)
-    layout = SlotPages(kv.parts())
-    tier = HostTier(layout, layout.page_bytes)
-    tier.put(b"key", extents((0, 16)))
-    tier._words[0, [4, 5]] = tier._words[0, [5, 4]]
+    kept = Kept(kv, 1)
+    kept.put(b"key", extents((0, 16)))
+    words = kept.tier._memory.view(torch.int64)
+    words[0, [4, 5]] = words[0, [5, 4]]
     with pytest.raises(CorruptEntryError):
-        tier.get(b"key", 0, extents((0, 16)))
+        kept.get(b"key", 0, extents((0, 16)))
 
 
-def test_a_tier_without_a_page_is_refused() -> None:
-    layout = SlotPages(store("float32", 16).parts())
-    with pytest.raises(ValueError, match=f"a page takes {layout.page_bytes}"):
-        HostTier(layout, layout.page_bytes - 1)
+def test_a_tier_without_a_page_or_its_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="a page takes 1000"):
+        HostTier(1000, 999)
+    with pytest.raises(MemoryError, match=r"no 4000000000.0 GB of memory"):
+        HostTier(1000, 4 * 10**18)
+
+
+def test_memory_is_locked_as_long_as_the_tier_is_there() -> None:
+    locked: list[int] = []
+
+    def pin(memory: torch.Tensor) -> Callable[[], None]:
+        locked.append(memory.nbytes)
+        return locked.clear
+
+    tier = HostTier(1000, 4500, pin)
+    assert locked == [4000]
+    assert tier.capacity == 4000
+    del tier
+    assert locked == []
+
+
+def test_pages_side_by_side_are_one_piece() -> None:
+    """And pages that were given back are taken again in their order."""
+    tier = HostTier(64, 64 * 10)
+    sizes = {b"a": 3 * PAGE, b"b": PAGE + 1, b"c": 1}
+    for key, tokens in sizes.items():
+        assert [len(run) for run in tier.reserve(key, tokens) or ()] == [-(-tokens // PAGE)]
+    tier.drop(b"b")
+    assert [len(run) for run in tier.reserve(b"d", 4 * PAGE) or ()] == [2, 2]
+    tier.store(b"d", range(4))
+    found = tier.find(b"d", PAGE + 3, 2 * PAGE)
+    assert [len(run) for run in found.pages] == [1, 2]
+    assert list(found.sums) == [1, 2, 3]
+    with pytest.raises(MissingEntryError, match="0 are stored"):
+        tier.find(b"a", 0, 1)

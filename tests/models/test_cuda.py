@@ -183,8 +183,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_are_warmed_up_and_the_pool_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pavane")
     slot = 2 * 2 * 2 * 64 * 2  # K and V of two layers and heads, in two bytes
-    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 5000 * slot)
-    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8), standing(used))
+    used = Used(total=cuda.GRAPHS + 2 * GB, others=0, weights=0, peak=2 * GB - 6000 * slot)
+    runner = bring(CONFIG, Wanted(0, 1.0, 512, 8, staging=1000 * slot), standing(used))
     assert runner.slots == 5000
     lines = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("warming up ") for line in lines) == 6
@@ -249,6 +249,7 @@ class Unbuilt:
             raise RuntimeError("Ninja build failed")
         self.real = PagedStandIn(*args, backend=backend, **given)  # type: ignore[arg-type]
         self.plan, self.run = self.real.plan, self.real.run
+        self.reset_workspace_buffer = self.real.reset_workspace_buffer
 
     broken: tuple[str, ...] = ()
 

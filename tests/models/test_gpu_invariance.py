@@ -87,7 +87,7 @@ def story() -> list[CallSpec]:
         prefill("doc", line(24, 1)),
         prefill("user", line(6, 2), "system"),
         decode("one", line(3, 3), "system", "user", max_tokens=2, logprobs=True, seed=5),
-        decode("two", line(2, 4), "doc", "one", "system", max_tokens=2, logprobs=2, seed=6, temperature=0.8),
+        decode("two", line(2, 4), "doc", "one", "system", max_tokens=2, logprobs=2, seed=6, attention_mass=True),
         decode("three", line(3, 5), "two", "doc", forced=tuple(line(5, 7)), logprobs=True, one_pass=True),
     ]
 
@@ -98,12 +98,18 @@ def test_with_the_kernels_themselves(dtype: torch.dtype) -> None:
     calls, own = story(), triton(dtype)
     expected = alone(calls, own)
     assert len(expected) == len(calls)
+    there = harness(own, token_budget=1000)
+    there.submit(*calls)
+    there.run()
+    mass = there.outcome("two").receipt.attention_mass
+    assert told(there, calls) == expected
     there = harness(own, token_budget=17, graphs=True)
     there.submit(*[decode(f"x{i}", line(5 + 3 * i, 20 + i), max_tokens=2 + i, seed=i) for i in range(3)])
     there.step()
     there.submit(*calls)
     there.run()
     assert told(there, calls) == expected
+    assert there.outcome("two").receipt.attention_mass == mass
 
 
 @INTERPRETED

@@ -1,6 +1,7 @@
 """The GPU's runner on a CPU, FlashInfer stood in for: random graphs against the oracle, samples against the CPU's."""
 
 import logging
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from support.gpu_attention import standing_in_runner
 from support.graphs import graphs
 from support.harness import Harness, decode, prefill, tiny_runner
+from support.late_device import LateDevice
 from support.tiny import tiny_config, tiny_weights
 from support.wishes import Wish, asked, random_logits
 
-from pavane.kernels.batch import NO_TOKEN, RunnerLostError
+from pavane.kernels.batch import NO_TOKEN, Batch, MoveOut, Moves, RunnerLostError
 from pavane.kernels.gpu import plan as planning
 from pavane.kernels.gpu.ops import TorchOps
 from pavane.kernels.gpu.sampling import choose, finish, sample_arrays, wishes_of
@@ -55,10 +57,12 @@ def test_random_graphs_equal_the_oracle(
         check(harness, calls, bos)
 
 
-@given(calls=graphs(), slots=st.integers(90, 260))
+@given(calls=graphs(), slots=st.integers(90, 260), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_random_graphs_with_a_tier_below_a_small_pool(calls: list[CallSpec], slots: int) -> None:
-    harness = Harness(standing_in_runner(CONFIG, WEIGHTS, slots, host_pages=20), slots)
+def test_random_graphs_with_a_tier_below_a_small_pool(calls: list[CallSpec], slots: int, seed: int) -> None:
+    late = LateDevice(random.Random(seed), step_at_once=True)
+    runner = standing_in_runner(CONFIG, WEIGHTS, slots, host_pages=20, late=late)
+    harness = Harness(runner, slots, host_pages=20)
     harness.submit(*calls)
     harness.run()
     check(harness, calls, None)
@@ -158,6 +162,45 @@ def test_an_error_that_leaves_the_device_is_passed_on() -> None:
 def test_an_error_that_takes_the_device_is_the_end() -> None:
     with pytest.raises(RunnerLostError, match="does not answer any more: CUDA error: device-side assert"):
         breaking(RuntimeError("CUDA error: device-side assert"), answers=False).execute(step(0, NO_TOKEN))
+
+
+def test_steps_that_waited_for_kv_to_go_out_are_counted() -> None:
+    """13 pages go out in one step, and the staging holds 8."""
+    runner = standing_in_runner(
+        CONFIG, WEIGHTS, 260, host_pages=30, late=LateDevice(random.Random(1), step_at_once=True)
+    )
+    harness = Harness(runner, 260, host_pages=30)
+    harness.submit(prefill("p", [3, 4] * 100))
+    harness.run()
+    assert harness.cache.evict(200) == 200
+    harness.submit(prefill("q", [5, 6] * 100), decode("d", [7], "p", max_tokens=2))
+    harness.run()
+    tier = harness.cache.tier
+    assert tier is not None
+    assert tier.fetched_tokens == 200
+    assert runner.mover is not None
+    assert tier.stalls == runner.mover.carrier.stalls > 0
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_kv_that_a_device_could_not_carry_is_lost_or_the_device_is(answers: bool) -> None:
+    late = LateDevice(random.Random(1))
+    runner = standing_in_runner(CONFIG, WEIGHTS, 8, host_pages=2, late=late)
+
+    def check() -> None:
+        if not answers:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    runner.model.check = check
+    late.error = ValueError("it has")
+    batch = Batch.only(Moves(out=(MoveOut(b"a", np.array([(0, 3)], dtype=np.int32)),)))
+    if answers:
+        moved = runner.execute(batch).moved
+        assert moved is not None
+        assert moved.lost == (b"a",)
+    else:
+        with pytest.raises(RunnerLostError, match="does not answer any more: CUDA error: unspecified"):
+            runner.execute(batch)
 
 
 def test_a_step_without_samples_computes_its_rows() -> None:

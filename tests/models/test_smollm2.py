@@ -5,14 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.gpu_text import Formats, measured, reordered, texts
 from support.harness import INVARIANT, Harness, decode, edge, prefill, tiny_runner
 from support.oracle import GraphOracle
 from support.scoring import check_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pavane.kernels.gpu.scaled import FLOAT8
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.cpu import cpu_forward
 from pavane.models.default import default_model_path
+from pavane.models.gpu_float8 import Float8Decoder
 from pavane.models.loader import LoadedModel, load_model
 from pavane.models.reference import ReferenceModel
 from pavane.models.runner import ModelRunner
@@ -401,3 +404,17 @@ def test_batch_invariant_serving_gives_the_same_bits_in_any_company(setting: Set
     assert len(expected) > 5
     assert crowd.outcome("moved").logprobs == expected
     assert crowd.outcome("again").logprobs == expected
+
+
+def test_fp8_stays_near_float32(setting: Setting) -> None:
+    """Over parents that are moved: a part of what `support.gpu_text` measures; about twice its figures are the
+    bounds."""
+    parents, child = texts(setting.loaded)
+    batches = reordered([ids[:16] for ids in parents], child[:48])
+    kv, both = measured(setting.loaded, batches, [Formats(kv=FLOAT8), Formats(FLOAT8, Float8Decoder)])
+    assert 0.02 < kv.error < 0.08
+    assert kv.kl < 0.014
+    assert kv.likeliest > 0.85
+    assert kv.error < both.error < 0.16
+    assert both.kl < 0.05
+    assert both.likeliest > 0.75

@@ -22,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import KernelInterface
 
+from pavane.kernels.gpu.copies_triton import TritonCopies
 from pavane.kernels.gpu.edits import Edits
 from pavane.kernels.gpu.invariant.launch import TileLaunch
 from pavane.kernels.gpu.invariant.linear import invariant_linear
@@ -75,7 +76,7 @@ def launches(ops: TritonOps, dtype: torch.dtype, cache: torch.dtype, n: int) -> 
     there = torch.zeros(n, KV_HEADS, DIM, dtype=dtype)
     ops.gather_rotated(keys, keys, ints(n), ints(n), table, there, there, 0.5, 0.5)
     ops.expand_extents(ints(14 * n).view(-1, 2), ints(7 * n + 1), ints(n))
-    for shares in (None, values()):
+    for shares in (None, torch.zeros(2 * n, HEADS)[n:]):
         ops.merge(q, torch.zeros(n, HEADS), ints(n + 1), ints(n), q, shares)
     x = torch.zeros(n, HIDDEN, dtype=dtype)
     ops.add_rms_norm(x, x, x[0], 1e-5)
@@ -107,6 +108,18 @@ def invariant_launches(dtype: torch.dtype, n: int) -> None:
     launch.run(q, keys, keys, q, torch.zeros(2 * n, HEADS)[n:])
 
 
+def carried(copies: TritonCopies, n: int) -> None:
+    """Launches what brings `n` pages to host memory and back."""
+    layers, words = 4, KV_HEADS * DIM // 2
+    part = torch.zeros(layers, 100, words, dtype=torch.int32)
+    rows = torch.zeros(16 * n + 5, 2, layers, words, dtype=torch.int32)
+    for lane in (0, 5):
+        copies.gather(part[:, :-1], torch.zeros(16 * n, dtype=torch.int64), rows[lane : lane + 16 * n, lane % 2])
+        copies.scatter(part[:, :-1], torch.zeros(16 * n, dtype=torch.int64), rows[lane : lane + 16 * n, lane % 2])
+    weights = torch.zeros(16 * layers * words, dtype=torch.int64)
+    copies.checksums(rows[: 16 * n].view(n, -1), weights)
+
+
 def main() -> None:
     made: list[dict[str, Any]] = []
 
@@ -120,6 +133,8 @@ def main() -> None:
 
     KernelInterface.__getitem__ = compiled
     driver.set_active(Hopper())
+    for n in (4, 1, 5, 16):
+        carried(TritonCopies(), n)
     for cache in (torch.bfloat16, torch.float8_e4m3fn):
         for n in (4, 1, 5, 16):
             launches(TritonOps(), torch.bfloat16, cache, n)

@@ -48,6 +48,10 @@ class PagedStandIn:
         self.most_rows: int | None = None
         self.planned: _Planned | None = None
 
+    def reset_workspace_buffer(self, float_workspace_buffer: torch.Tensor, int_workspace_buffer: torch.Tensor) -> None:
+        assert float_workspace_buffer.dtype is int_workspace_buffer.dtype is torch.uint8
+        assert self.planned is None, "what is planned lies in the old one"
+
     def plan(
         self, qo_indptr: torch.Tensor, paged_kv_indptr: torch.Tensor, paged_kv_indices: torch.Tensor,
         paged_kv_last_page_len: torch.Tensor, num_qo_heads: int, num_kv_heads: int, head_dim_qk: int, page_size: int,

@@ -8,19 +8,21 @@ from typing import NamedTuple
 import torch
 
 from pavane.kernels.gpu.attention import FlashInferAttention
+from pavane.kernels.gpu.carrier import DeviceCarrier
+from pavane.kernels.gpu.copies import TorchCopies
 from pavane.kernels.gpu.ops import Ops, TorchOps
 from pavane.kernels.gpu.pieces import WHOLE
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention, MakeLaunch
-from pavane.kernels.host import HostTier
 from pavane.kernels.linear import tiled_linear
-from pavane.kernels.moves import Mover
+from pavane.kernels.moves import Mover, host_mover
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.decoder import Linear
 from pavane.models.gpu_decoder import GpuDecoder
 from pavane.models.gpu_runner import GpuModel, GpuRunner
 from support.flashinfer_standin import STAND_IN
+from support.late_device import LateDevice
 from support.late_stream import LateStream, library_on
 from support.row_by_row import RowByRow, RowOps
 
@@ -105,8 +107,9 @@ def standing_in_runner(
     host_pages: int = 0,
     graphs: bool = False,
     stream: LateStream | None = None,
+    late: LateDevice | None = None,
 ) -> GpuRunner:
-    """In float32, so that results can be compared with the oracle's."""
+    """In float32, so that results can be compared with the oracle's. `late`, if given, carries KV to the host."""
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     rope = RopeTable(frequencies, config.max_position + 1, scale)
     store = ReadableKV(config.num_layers, config.num_kv_heads, slots, config.head_dim, torch.float32)
@@ -115,5 +118,8 @@ def standing_in_runner(
     runner = GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None, again if graphs else None), slots)
     if host_pages:
         layout = runner.pages()
-        runner.mover = Mover(HostTier(layout, host_pages * layout.page_bytes))
+        runner.mover = host_mover(layout, host_pages * layout.page_bytes)
+        if late is not None:
+            carrier = DeviceCarrier(layout.parts, late.streams, TorchCopies(), chunk_bytes=layout.page_bytes)
+            runner.mover = Mover(runner.mover.tier, carrier)
     return runner

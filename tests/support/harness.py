@@ -16,9 +16,8 @@ from pavane.cache import Costs, GraphCache, Tier, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import NO_TOKEN, Batch, Launcher, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
-from pavane.kernels.host import HostTier
 from pavane.kernels.kv import BlockedKVStore, KVStore
-from pavane.kernels.moves import Mover
+from pavane.kernels.moves import host_mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.pages import PAGE
@@ -130,7 +129,7 @@ def tiny_runner(
 
 def _with_tier(forward: ForwardPass, host_pages: int) -> ModelRunner:
     layout = forward.pages()
-    return ModelRunner(forward, Mover(HostTier(layout, host_pages * layout.page_bytes)) if host_pages else None)
+    return ModelRunner(forward, host_mover(layout, host_pages * layout.page_bytes) if host_pages else None)
 
 
 Finish = Callable[[], StepResult | RuntimeError]

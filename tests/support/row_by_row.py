@@ -20,12 +20,12 @@ class RowOps(TorchOps):
         self, parts: torch.Tensor, lse: torch.Tensor, indptr: torch.Tensor, order: torch.Tensor, out: torch.Tensor,
         shares: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
-        if shares is not None:
-            super().merge(parts, lse, indptr, order, torch.empty_like(out), shares)
         for row, (begin, end) in enumerate(pairwise(indptr.tolist())):
             mine = order[begin:end].long()
             weight = (lse[mine] * math.log(2)).softmax(dim=0)
             out[row] = (parts[mine].float() * weight[..., None]).sum(dim=0).to(out.dtype)
+            if shares is not None:
+                shares[mine] += weight
 
 
 class RowByRow:

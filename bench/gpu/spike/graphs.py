@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pavane.bench.gpu.rows import Measured, Row
@@ -12,6 +13,7 @@ from pavane.bench.gpu.section import Notes, NotHere, Section
 from pavane.bench.gpu.spike.launch import Launch, Pool, results
 from pavane.bench.gpu.subject import Subject
 from pavane.bench.gpu.timing import event, host_seconds, synchronise
+from pavane.kernels.gpu.captured import Bucket, largest_groups
 
 ROWS, PIECE, PIECES, ROOM, LAYERS = 4, 512, 16, 64, 32
 PADDED = Row("captured, 16 pieces with room for 64 / without room")
@@ -21,7 +23,7 @@ LAUNCHING = Row("a launch from Python: host us")
 
 @dataclass(frozen=True)
 class Captured:
-    """A launch per layer whose buffers stay where they are, with room for so many pieces."""
+    """A launch per layer whose buffers stay where they are, with room for so many pieces and parts."""
 
     launch: Launch
     q: torch.Tensor
@@ -41,15 +43,19 @@ class Captured:
             paged_kv_indices_buf=torch.zeros(pool.k.shape[1], dtype=torch.int32, device=device),
             paged_kv_last_page_len_buf=torch.ones(room, dtype=torch.int32, device=device),
         )
-        q = pool.queries(ROWS * len(keys))
+        # The first plan has the most rows there can be, and with them the tile of all: that of pieces of many rows.
+        bucket = Bucket(0, 0, room, max(ROWS * len(keys), 2 * room), True)
+        (most,) = largest_groups(bucket)
+        q = pool.queries(bucket.parts)
         out, lse = results(q)
-        launch.plan(*padded(ROWS, keys, room))
+        launch.plan(np.diff(most.qo_indptr).tolist(), [1] * room)
         launch.run(q, pool.k[0], pool.v[0], out, lse)
         synchronise(device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for k, v in zip(pool.k, pool.v, strict=True):
                 launch.run(q, k, v, out, lse)
+        launch.plan(*padded(ROWS, keys, room))
         return cls(launch, q, out, lse, graph)
 
     def seconds(self, pool: Pool) -> float:
@@ -81,8 +87,9 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
 
     plain, k, v = pool.launch("fa2"), pool.k[-1], pool.v[-1]
     plain.plan([ROWS] * PIECES, keys)
-    out, lse = results(wide.q)
-    host = host_seconds(pool.device, lambda: plain.run(wide.q, k, v, out, lse))
+    q = wide.q[: ROWS * PIECES]
+    out, lse = results(q)
+    host = host_seconds(pool.device, lambda: plain.run(q, k, v, out, lse))
     yield Measured(LAUNCHING.what, host * 1e6)
 
     fewer = [100, 412, *[300] * 7]
@@ -91,7 +98,7 @@ def measure(subject: Subject, notes: Notes) -> Iterator[Measured]:
     wide.out.fill_(torch.nan)
     wide.graph.replay()
     plain.plan([ROWS] * len(fewer), fewer)
-    plain.run(wide.q[:rows], k, v, out[:rows], lse[:rows])
+    plain.run(q[:rows], k, v, out[:rows], lse[:rows])
     notes.data["keys of the pieces after the capture"] = fewer
     yield Measured(FOLLOWS.what, float((wide.out[:rows].float() - out[:rows].float()).abs().max()))
 

@@ -74,7 +74,6 @@ class Launch:
         slots: torch.Tensor | None = None,
         *,
         causal: bool = False,
-        parts: torch.dtype = torch.bfloat16,
     ) -> None:
         """Piece i has rows[i] queries and keys[i] keys, in `slots` (one after the other if not given)."""
         config, device = self.pool.subject.sizes.config, self.pool.device
@@ -85,14 +84,14 @@ class Launch:
             "sm_scale": config.head_dim**-0.5,
             "q_data_type": torch.bfloat16,
             "kv_data_type": torch.bfloat16,
-            "o_data_type": parts,
+            "o_data_type": torch.bfloat16,
         }
         if self._ragged:
             self._wrapper.plan(qo, kv, *heads, **options)
             return
         indices = torch.arange(int(kv[-1]), dtype=torch.int32, device=device) if slots is None else slots
         last = torch.ones(len(rows), dtype=torch.int32)
-        self._wrapper.plan(qo, kv, indices, last, *heads, 1, **options)
+        self._wrapper.plan(qo, kv, indices, last, *heads, 1, max_token_per_sequence=max(rows), **options)
 
     def run(
         self,
@@ -107,9 +106,9 @@ class Launch:
         self._wrapper.run(q, *given, out=out, lse=lse, return_lse=True)
 
 
-def results(q: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> tuple[torch.Tensor, torch.Tensor]:
+def results(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Room for partial results and their log-sum-exp."""
-    return torch.empty_like(q, dtype=dtype), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    return torch.empty_like(q), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
 
 
 def cut(length: int, piece: int) -> list[int]:

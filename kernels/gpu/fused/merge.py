@@ -22,7 +22,7 @@ def merge_kernel(
     SHARES: tl.constexpr,
 ) -> None:
     """One head of one row. BLOCK_PARTS partial results are loaded side by side, so that a row of as many waits for
-    memory once. A row without any becomes 0; with SHARES each part's weight is added to its pair's."""
+    memory once. A row without any becomes 0; with SHARES each part's weight is added to what it had."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     begin, end = tl.load(indptr + row), tl.load(indptr + row + 1)
     dim = tl.arange(0, BLOCK_DIM)
@@ -52,4 +52,5 @@ def merge_kernel(
             worth = tl.load(lse + pair * HEADS + head, mask=i < end, other=float("-inf"))
             seen = worth > float("-inf")
             weight = tl.exp2(tl.where(seen, worth - peak, float("-inf"))) / total
-            tl.atomic_add(shares + pair, weight, mask=seen)
+            share = shares + pair * HEADS + head
+            tl.store(share, tl.load(share, mask=seen, other=0.0) + weight, mask=seen)

@@ -12,7 +12,7 @@ from pavane.kernels.gpu.fused.attend import attend_kernel
 from pavane.kernels.gpu.fused.jit import power_of_two
 from pavane.kernels.gpu.invariant.tiles import LEAST_ROWS, block_rows, most_tiles, tiles_of
 from pavane.kernels.gpu.plan import Group
-from pavane.kernels.gpu.upload import Staging
+from pavane.kernels.gpu.upload import Staging, Upload
 from pavane.kernels.gpu.wrappers import Attention, Captured
 
 
@@ -32,24 +32,23 @@ class TileLaunch:
 
     def __init__(self, what: Attention, staging: Staging, captured: Captured | None = None) -> None:
         self._what = what
-        self._staging = staging
+        self._upload = Upload(staging)
         self._captured = captured
+        self._most = 0  # tiles of a captured launch
         self._tiles = torch.empty(0, dtype=torch.int32, device=staging.device)
         self._slots = self._tiles if captured is None else captured.indices
 
     def plan(self, group: Group, indices: torch.Tensor) -> None:
         heads = self._what.heads // self._what.kv_heads
-        tiles, staging, captured = tiles_of(group, heads), self._staging, self._captured
-        if captured is None:
-            self._tiles, self._slots = torch.empty(tiles.shape, dtype=torch.int32, device=staging.device), indices
+        tiles = tiles_of(group, heads)
+        if self._captured is None:
+            self._slots = indices
         else:
-            if not len(self._tiles):
-                most = most_tiles(captured.pieces, int(group.qo_indptr[-1]), heads)
-                self._tiles = torch.empty((most, tiles.shape[1]), dtype=torch.int32, device=staging.device)
+            self._most = self._most or most_tiles(self._captured.pieces, int(group.qo_indptr[-1]), heads)
+            # Tiles without parts fill it up.
+            tiles = np.concatenate([tiles, np.zeros((self._most - len(tiles), tiles.shape[1]), dtype=np.int32)])
             self._slots[: len(indices)].copy_(indices)
-        filled = np.zeros(self._tiles.shape, dtype=np.int32)  # tiles without parts fill it up
-        filled[: len(tiles)] = tiles
-        staging.stream.send(self._tiles.view(-1), staging.hold(filled.reshape(-1)))
+        self._tiles = self._upload.put({"tiles": tiles})["tiles"].view(tiles.shape)
 
     def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
         what = self._what

@@ -43,4 +43,6 @@ def _tile(dtype: torch.dtype, outer: int) -> _Tile:
     """Narrow tiles where there are few outputs: a decode step is as fast as its programs together read weights."""
     if dtype is torch.float32:
         return _Tile(64, 64, 16, 4, 2)
-    return _Tile(64, 128 if outer >= 16_384 else 64 if outer >= 8192 else 32, 64, 4, 4)
+    if outer >= 8192:
+        return _Tile(64, 128 if outer >= 16_384 else 64, 64, 4, 4)
+    return _Tile(64, 32, 128, 4, 4)

@@ -5,8 +5,9 @@ import pytest
 import torch
 from support.gpu_attention import CPU
 
+from pavane.kernels.batch import MoveIn, MoveOut, Moves
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.host import HostTier
+from pavane.kernels.moves import host_mover
 from pavane.kernels.pages import PAGE, SlotPages
 
 F8 = torch.float8_e4m3fn
@@ -27,9 +28,13 @@ def test_a_tier_brings_back_every_bit(head_dim: int) -> None:
     before = [x.view(torch.uint8).clone() for x in (store.k, store.v)]
     pages = SlotPages(store.parts())
     assert pages.page_bytes == PAGE * DeviceKV.slot_bytes(2, 3, head_dim, F8)
-    tier = HostTier(pages, 10 * pages.page_bytes)
-    tier.put(b"key", np.array([[3, 20], [50, 9]], dtype=np.int32))
-    tier.get(b"key", 4, np.array([[70, 11], [0, 2]], dtype=np.int32))
+    mover = host_mover(pages, 10 * pages.page_bytes)
+    went, came = (np.array(extents, dtype=np.int32) for extents in ([[3, 20], [50, 9]], [[70, 11], [0, 2]]))
+    mover.begin(Moves(out=(MoveOut(b"key", went),), back=(MoveIn(0, b"key", 4, came),)))
+    report = mover.report(wait=True)
+    mover.stop()
+    assert report is not None
+    assert report.arrived == (0,)
     moved = torch.tensor([*range(7, 18), 18, 19])
     there = torch.tensor([*range(70, 81), 0, 1])
     for was, x in zip(before, (store.k, store.v), strict=True):

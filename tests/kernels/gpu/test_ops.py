@@ -89,15 +89,15 @@ def test_merge_is_the_softmax_over_each_rows_parts(dtype: torch.dtype) -> None:
     indptr = ints([0, 3, 4, 4, 9, 9, 9])
     lse[order[9:].long()] = torch.nan  # padding may be anything
     out = torch.full((6, 2, DIM), 9.0)
-    shares = torch.ones(12)
+    shares = torch.ones(12, 2)
     OPS.merge(parts, lse, indptr, order, out, shares)
     at = 0
-    expected, share = torch.zeros(6, 2, DIM, dtype=torch.float64), torch.ones(12, dtype=torch.float64)
+    expected, share = torch.zeros(6, 2, DIM, dtype=torch.float64), torch.ones(12, 2, dtype=torch.float64)
     for row, count in enumerate(counts):
         chosen = order[at : at + count].long()
         weight = (lse[chosen].double() * np.log(2)).softmax(dim=0)
         expected[row] = (weight[..., None] * parts[chosen].double()).sum(dim=0)
-        share[chosen] += weight.sum(dim=1)
+        share[chosen] += weight
         at += count
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(shares.double(), share, atol=1e-5, rtol=0)

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("triton")
 WIDE = {"store_kv_kernel", "rotate_heads_kernel", "merge_kernel", "rms_norm_kernel", "silu_mul_kernel"}
-WIDE |= {"quantise_rows_kernel", "silu_mul_quantised_kernel"}
-WIDE |= {"linear_kernel", "attend_kernel"}
+WIDE |= {"quantise_rows_kernel", "silu_mul_quantised_kernel", "linear_kernel", "attend_kernel"}
+WIDE |= {"carry_kernel", "checksum_kernel"}
 
 
 def test_every_launch_compiles_without_spilled_registers_and_moves_16_bytes_at_once(tmp_path: Path) -> None:
@@ -22,8 +22,8 @@ def test_every_launch_compiles_without_spilled_registers_and_moves_16_bytes_at_o
     run = [sys.executable, "-m", "support.compiled"]
     made = json.loads(subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout)
     # Whatever the rows of a step are and wherever in an array they begin, one compilation serves: with and without a
-    # float8 cache, values beside the keys, shares, residuals (and for heads, and into float8), edits; of other sizes of
-    # layers and other dtypes.
+    # float8 cache, values beside the keys, shares, residuals (and for heads, and into float8), inner sizes, edits; of
+    # other sizes of layers and other dtypes; KV that is carried out and back.
     assert Counter(each["kernel"] for each in made) == {
         "store_kv_kernel": 2,
         "rotate_heads_kernel": 3,
@@ -37,6 +37,8 @@ def test_every_launch_compiles_without_spilled_registers_and_moves_16_bytes_at_o
         "edit_kernel": 1,
         "linear_kernel": 4,
         "attend_kernel": 2,
+        "carry_kernel": 2,
+        "checksum_kernel": 1,
     }
     assert [each for each in made if each["stack"] or each["local"]] == []
     assert [each for each in made if each["kernel"] in WIDE and not each["wide"]] == []

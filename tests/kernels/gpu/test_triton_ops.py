@@ -143,15 +143,15 @@ def test_parts_are_merged_by_their_log_sum_exp(dtype: torch.dtype, counts: list[
     order = torch.cat([shuffled(total), torch.zeros(padding, dtype=torch.int32, device=DEVICE)])
     indptr = summed(counts)
     out = empty(len(counts), heads, dim, dtype=dtype)
-    shares = torch.ones(total + padding, device=DEVICE) if watched else None
+    shares = torch.ones(total + padding, heads, device=DEVICE) if watched else None
     TritonOps().merge(parts, lse, indptr, order, out, shares)
-    expected, weights = out.double().zero_(), lse[:, 0].double().zero_()
+    expected, weights = out.double().zero_(), lse.double().zero_()
     for row in range(len(counts)):
         of = order[indptr[row] : indptr[row + 1]].long()
         seen = of[lse[of, 0] > -torch.inf]
         share = torch.softmax(lse[seen].double() * math.log(2), dim=0)
         expected[row] = (parts[seen].double() * share[..., None]).sum(dim=0)
-        weights[seen] += share.sum(dim=1)
+        weights[seen] += share
     close(out, expected)
     if shares is not None:
         close(shares, 1 + weights, 4.0)
