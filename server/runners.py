@@ -14,7 +14,8 @@ from pavane.cache import Costs, Tier
 from pavane.kernels.batch import Runner
 from pavane.kernels.gpu.carrier import STAGING_BYTES
 from pavane.kernels.host import TierError
-from pavane.kernels.moves import Mover, host_mover
+from pavane.kernels.host_mover import host_mover
+from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import gpu_check

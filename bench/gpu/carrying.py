@@ -15,7 +15,8 @@ from pavane.bench.gpu.section import Notes, Section
 from pavane.bench.gpu.subject import Subject
 from pavane.kernels.batch import Batch, Int32, MoveIn, MoveOut, Moves, Runner, StepResult
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.moves import Mover, host_mover
+from pavane.kernels.host_mover import host_mover
+from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE, SlotPages
 
 AT_ONCE = 3  # entries each way in a step: less than the staging holds, at the shape of Llama 3.1 8B

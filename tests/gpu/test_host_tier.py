@@ -10,7 +10,7 @@ from support.carried import Load, Pool
 
 from pavane.kernels.batch import MoveIn, MoveOut, Moves
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.moves import host_mover
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.pages import SlotPages
 
 pytestmark = pytest.mark.gpu

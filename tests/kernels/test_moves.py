@@ -11,8 +11,9 @@ import torch
 from pavane.kernels.batch import Int32, MoveIn, MoveOut, Moves
 from pavane.kernels.carrier import Departure, Landed, Leaving, Mark
 from pavane.kernels.host import Found, MissingEntryError, TierFullError
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.kv import KVStore
-from pavane.kernels.moves import Mover, host_mover
+from pavane.kernels.moves import Mover
 from pavane.kernels.pages import PAGE, SlotPages
 
 BROKEN = 999  # a slot that the device fails at

@@ -11,8 +11,8 @@ from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels.batch import Runner
 from pavane.kernels.gpu.ops import TorchOps
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.linear import tiled_linear
-from pavane.kernels.moves import host_mover
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import cuda
 from pavane.models.cuda import Device, Wanted, gpu_runner

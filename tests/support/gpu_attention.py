@@ -14,8 +14,9 @@ from pavane.kernels.gpu.ops import Ops, TorchOps
 from pavane.kernels.gpu.pieces import WHOLE
 from pavane.kernels.gpu.store import DeviceKV
 from pavane.kernels.gpu.wrappers import Attention, MakeLaunch
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.linear import tiled_linear
-from pavane.kernels.moves import Mover, host_mover
+from pavane.kernels.moves import Mover
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models.config import ModelConfig
 from pavane.models.decoder import Linear

@@ -16,8 +16,8 @@ from pavane.cache import Costs, GraphCache, Tier, audit
 from pavane.kernels.attention import TorchAttention
 from pavane.kernels.batch import NO_TOKEN, Batch, Launcher, Runner, Samples, StepResult, UInt32
 from pavane.kernels.contract import AttentionBackend
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.kv import BlockedKVStore, KVStore
-from pavane.kernels.moves import host_mover
 from pavane.kernels.native_attention import NativeAttention
 from pavane.kernels.native_build import NoNativeKernelError, load_native
 from pavane.kernels.pages import PAGE

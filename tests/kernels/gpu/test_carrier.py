@@ -14,7 +14,8 @@ from pavane.kernels.batch import MoveIn, MoveOut, Moves
 from pavane.kernels.gpu.carrier import DeviceCarrier
 from pavane.kernels.gpu.copies import TorchCopies
 from pavane.kernels.host import HostTier, TierError
-from pavane.kernels.moves import Mover, try_out
+from pavane.kernels.host_mover import try_out
+from pavane.kernels.moves import Mover
 
 
 class Device(Pool):

@@ -7,7 +7,7 @@ from support.gpu_attention import CPU
 
 from pavane.kernels.batch import MoveIn, MoveOut, Moves
 from pavane.kernels.gpu.store import DeviceKV
-from pavane.kernels.moves import host_mover
+from pavane.kernels.host_mover import host_mover
 from pavane.kernels.pages import PAGE, SlotPages
 
 F8 = torch.float8_e4m3fn
