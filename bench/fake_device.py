@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pavane.kernels.batch import Batch, StepResult
-from pavane.kernels.gpu.attention import arrays_of
+from pavane.kernels.gpu.device_plan import arrays_of
 from pavane.kernels.gpu.plan import Heads, make_plan
 from pavane.kernels.gpu.sampling import sample_arrays
 from pavane.kernels.gpu.upload import Staging, Upload
