@@ -148,9 +148,17 @@ class GraphCache:
         dropping what is kept for SOON or more; NeverFitsError if there never is.
         """
         storage, fetcher = self._storage, self._fetcher
-        nodes = [node for span in needs for node in reversed(span.nodes())]
+        nodes: list[Node] = []
+        for span in needs:
+            if span.lo == span.node.lo:  # nearly always
+                nodes.append(span.node)
+            else:
+                nodes += span.upwards()
         for node in nodes:
-            storage.lock(node)
+            if node.locks:
+                node.locks += 1
+            else:
+                storage.lock(node)
         missing = [node for node in nodes if node.owner is None and node.filled < len(node.tokens)]
         sizes = [len(n) for n in missing]
         if missing:
@@ -178,13 +186,15 @@ class GraphCache:
     def abandon(self, needs: Sequence[Span], owner: object) -> None:
         """Undoes `acquire`. What has been computed stays as cache; what has not gives its slots back."""
         for span in reversed(needs):
-            for node in reversed(span.nodes()):
-                self._storage.unlock(node)
+            for node in (span.node,) if span.lo == span.node.lo else list(span.upwards()):
                 if node.owner is owner:
                     node.owner = None
-                if node.locks == 0:
-                    self._reclaimer.settle(node)
-                    self._trees.prune(node)
+                if node.locks > 1:
+                    node.locks -= 1
+                    continue
+                self._storage.unlock(node)
+                self._reclaimer.settle(node)
+                self._trees.prune(node)
 
     def fill(self, node: Node, count: int) -> int:
         """The next `count` tokens of `node`, which have slots, are written by the step being planned. Returns how many
@@ -192,13 +202,13 @@ class GraphCache:
         filled, length = node.filled + count, len(node.tokens)
         assert filled <= length
         node.filled = filled
-        first = min(count, filled - node.known)
+        first = filled - node.known
         if first > 0:
             node.known = filled
         if filled == length:
             self._storage.stored(node)  # while its owner is known
             node.owner = None
-        return max(0, first)
+        return min(count, first) if first > 0 else 0
 
     def unfill(self, node: Node, depth: int) -> None:
         """The step that was to write the path of `node` from `depth` on has failed."""

@@ -10,7 +10,7 @@ from pavane.kernels.batch import NO_TOKEN
 from pavane.scheduler.calls import Call
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.samples import Taken
-from pavane.scheduler.spec import DecodeSpec, Failure, Finish, TokensAdded, Top
+from pavane.scheduler.spec import Failure, Finish, TokensAdded, Top
 
 
 def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[TokensAdded | None, Finish | Failure | None]:
@@ -21,14 +21,16 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     """
     decode = call.spec.decode
     assert decode is not None
+    token, logprob, top = taken
     if decode.one_pass:
         if index == len(call.logprobs):  # not a row that was encoded again
-            _score(call, decode, taken.logprob, taken.top)
+            call.logprobs.append(logprob)
+            if decode.logprobs > 1:
+                call.top.append(top)
         return None, None
     constraint = call.edits.constraint if call.edits is not None else None
-    token, logprob, top = taken
     if token == NO_TOKEN:
-        if math.isnan(taken.logprob):
+        if math.isnan(logprob):
             return None, _no_numbers(call)
         satisfied = constraint is not None and constraint.satisfied
         return None, Finish.CONSTRAINT if satisfied else _nothing_allowed(call)
@@ -37,7 +39,9 @@ def take(cache: GraphCache, call: Call, index: int, taken: Taken) -> tuple[Token
     if not decode.forced and token in decode.stop_ids:
         return None, Finish.STOP
     _append(cache, call, token)
-    _score(call, decode, logprob, top)
+    call.logprobs.append(logprob)
+    if decode.logprobs > 1:
+        call.top.append(top)
     told = (logprob,) if decode.logprobs else ()
     added = TokensAdded(call.spec.id, (token,), told, (top,) if decode.logprobs > 1 else ())
     keep = None
@@ -63,12 +67,6 @@ def _append(cache: GraphCache, call: Call, token: int) -> None:
     if call.edits is not None:
         call.edits.append(token)
     cache.push(call.span.node, token, call)
-
-
-def _score(call: Call, decode: DecodeSpec, logprob: float, top: Top) -> None:
-    call.logprobs.append(logprob)
-    if decode.logprobs > 1:
-        call.top.append(top)
 
 
 def _no_numbers(call: Call) -> Failure:

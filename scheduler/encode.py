@@ -42,19 +42,21 @@ def go_on(cache: GraphCache, call: Call, step: Step) -> bool:
     assert span is not None
     assert decode is not None
     node = span.node
+    filled = node.filled
     segments = node.context.segments
     if (
         not call.generated
-        or node.filled + 1 != len(node.tokens)
+        or filled + 1 != len(node.tokens)
         or node.owner is not call
         or node.coming
-        or length_of(node.extents or []) <= node.filled
+        or not node.extents
+        or (node.extents[-1].length <= filled and length_of(node.extents) <= filled)
         or step.budget < 1
         or step.pairs < segments
         or decode.attention_mass
     ):
         return False
-    at = node.lo + node.filled
+    at = node.lo + filled
     item = Item(call, node, at, at + 1)
     if cache.fill(node, 1):
         call.workflow.spent += 1

@@ -68,10 +68,11 @@ class Results:
             call.first_token_at = now
         added, end = take(self._cache, call, sample.index, taken)
         if added is not None:
-            self._states.publish(call, added)
+            self._states.tell(call.workflow, added)
+        if end is None:  # nearly always
+            return
         if not isinstance(end, Failure):
-            if end is not None:
-                self._seal(call, end, now)
+            self._seal(call, end, now)
         elif call.attempt < call.spec.max_attempts:
             restart(self._cache, call)
             self._readiness.begin(call)

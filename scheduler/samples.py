@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from operator import itemgetter
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,12 +24,8 @@ _NO_VALUES: Float32 = np.zeros(0, dtype=np.float32)
 _NO_MASKS: UInt32 = np.zeros((0, 0), dtype=np.uint32)
 
 
-class Taken(NamedTuple):
-    """What one sample gave. `token` may be NO_TOKEN: there was none to take."""
-
-    token: int
-    logprob: float
-    top: Top
+# What one sample gave: a token, or NO_TOKEN if there was none to take, its log-probability, and the likeliest tokens.
+Taken: TypeAlias = tuple[int, float, Top]
 
 
 class Settings(NamedTuple):
@@ -104,16 +100,15 @@ def taken_tokens(samples: Sequence[Sample], result: StepResult) -> list[Taken]:
     """What the step gave for each of its samples."""
     tokens, logprobs = result.tokens.tolist(), result.logprobs.tolist()
     if result.top_tokens is None or result.top_logprobs is None:
-        nothing = Top()
-        return [Taken(token, logprob, nothing) for token, logprob in zip(tokens, logprobs, strict=True)]
-    taken = []
+        return list(zip(tokens, logprobs, [Top()] * len(tokens), strict=True))
+    taken: list[Taken] = []
     for i, sample in enumerate(samples):
         decode = sample.call.spec.decode
         wanted = decode.logprobs if decode is not None and decode.logprobs > 1 else 0
         ids = result.top_tokens[i, :wanted]
         there = ids != NO_TOKEN
         top = Top(tuple(ids[there].tolist()), tuple(result.top_logprobs[i, :wanted][there].tolist()))
-        taken.append(Taken(tokens[i], logprobs[i], top))
+        taken.append((tokens[i], logprobs[i], top))
     return taken
 
 

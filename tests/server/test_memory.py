@@ -39,8 +39,8 @@ def test_settled_memory_is_looked_through_seldom(collector: None) -> None:
 def _big() -> list[object]:
     """What is there, or waits for the collector, of a request with TOKENS tokens: the message itself, or its tokens."""
     alive = gc.get_objects()
-    return [one for one in alive if isinstance(one, pb.SubmitRequest | pb.RunRequest)] + [
-        held for one in alive for held in gc.get_referents(one) if isinstance(held, array) and len(held) >= TOKENS
+    return [one for one in alive if type(one) in (pb.SubmitRequest, pb.RunRequest)] + [
+        held for one in alive for held in gc.get_referents(one) if type(held) is array and len(held) >= TOKENS
     ]
 
 
@@ -76,7 +76,7 @@ async def test_a_request_that_fails_is_forgotten_at_once(
                     pass
             assert submitted.value.code() == run.value.code() == code
             del submitted, run
-        refused = [one for one in gc.get_objects() if isinstance(one, RequestError)]
+        refused = [one for one in gc.get_objects() if type(one) is RequestError]
         assert {error.reason for error in refused} <= {Reason.UNKNOWN_MESSAGE, Reason.INTERNAL}
         assert refused, "gRPC keeps no errors any more: the server need not forget what they hold"
         assert _big() == []
