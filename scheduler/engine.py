@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
 
@@ -65,7 +66,7 @@ class Engine:
         self._idle = asyncio.Event()
         self._draining = False
         self._task: asyncio.Task[None] | None = None
-        self._flying: tuple[Ahead, asyncio.Future[StepResult]] | None = None  # begun before the last is committed
+        self._flying: tuple[Ahead, Future[StepResult]] | None = None  # begun before the last is committed
 
     # ---- verbs
 
@@ -207,19 +208,21 @@ class Engine:
                 self._flying[1].cancel()  # nobody asks what came of it
 
     async def _loop(self) -> None:
-        scheduler = self.scheduler
+        scheduler, late = self.scheduler, False
         while True:
             began = monotonic()
             kept = None
             if self._flying is None:
                 batch = scheduler.schedule(began)
-                running = self._execute(batch) if batch is not None else None
+                running = self._pipeline.submit(batch) if batch is not None else None
             else:
                 ahead, running = self._flying
                 batch, kept = ahead.batch, scheduler.adopt(ahead, began)
             following = scheduler.ahead(eager=self._pipeline.overlaps)
-            self._flying = (following, self._execute(following.batch)) if following is not None else None
-            self._publish(scheduler.take_events())  # while the step runs
+            self._flying = (following, self._pipeline.submit(following.batch)) if following is not None else None
+            late = self._pipeline.overlaps and running is not None and running.done() and not late
+            if not late:  # else with what this step brings: streams then have one frame for both
+                self._publish(scheduler.take_events())  # while the step runs
             if batch is None or running is None:
                 await self._sleep()
                 continue
@@ -245,13 +248,10 @@ class Engine:
             if self._draining and not scheduler.graph.unfinished:
                 self._idle.set()
 
-    def _execute(self, batch: Batch) -> asyncio.Future[StepResult]:
-        return asyncio.wrap_future(self._pipeline.submit(batch))
-
-    async def _result(self, running: asyncio.Future[StepResult]) -> StepResult:
+    async def _result(self, running: Future[StepResult]) -> StepResult:
         try:
             async with asyncio.timeout(self._step_timeout) as patience:
-                return await running
+                return await asyncio.wrap_future(running)
         except TimeoutError:
             if not patience.expired():
                 raise

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -16,12 +17,13 @@ from support.launching import PATIENCE_S, LaunchingRunner
 
 from pavane.cache import GraphCache
 from pavane.kernels.batch import Batch, Launcher, Runner, RunnerLostError, StepResult
+from pavane.scheduler import engine
 from pavane.scheduler.engine import Engine, StepHangsError
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.graph import Limits
 from pavane.scheduler.pipeline import Pipeline, StepBeforeFailedError
 from pavane.scheduler.scheduler import Scheduler
-from pavane.scheduler.spec import Ended, Event, Outcome, State
+from pavane.scheduler.spec import Ended, Event, Outcome, State, TokensAdded
 from tests.models.test_runner import step
 
 SLOTS = 500
@@ -107,6 +109,7 @@ class Loop:
 
     def __init__(self, runner: Runner, step_timeout: float) -> None:
         self.ended: dict[str, Outcome] = {}
+        self.added: list[int] = []  # tokens that were told of at once
         self.changed = asyncio.Event()
         scheduler = Scheduler(GraphCache(SLOTS), Limits(200, SLOTS, 97), NoText())
         self.engine = Engine(scheduler, runner, self._publish, lambda batch, parts: None, step_timeout)
@@ -115,6 +118,9 @@ class Loop:
 
     def _publish(self, events: dict[tuple[str, str], list[Event]]) -> None:
         for happened in events.values():
+            self.added += (
+                [n] if (n := sum(len(event.tokens) for event in happened if isinstance(event, TokensAdded))) else []
+            )
             self.ended |= {event.id: event.outcome for event in happened if isinstance(event, Ended)}
         self.changed.set()
 
@@ -143,6 +149,34 @@ async def test_decodes_go_ahead_and_end_as_they_would(runner: LaunchingRunner) -
     assert found.tokens == expected.tokens
     assert found.state is State.DONE
     assert sum(batch.follows for batch in runner.batches) >= 8
+
+
+class AtOnce:
+    """A pipeline whose steps are done before anybody asks."""
+
+    overlaps = True
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def submit(self, batch: Batch) -> Future[StepResult]:
+        future: Future[StepResult] = Future()
+        future.set_result(self._runner.execute(batch))
+        return future
+
+    def close(self) -> None:
+        """There are no threads."""
+
+
+async def test_an_engine_that_is_late_tells_of_two_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "Pipeline", AtOnce)
+    async with looping(FakeRunner(SLOTS)) as loop:
+        loop.engine.submit("", "w", [decode("a", [5, 6], max_tokens=12, seed=4)])
+        outcome = await loop.outcome("a")
+    assert outcome.state is State.DONE
+    assert sum(loop.added) == 12
+    assert max(loop.added) == 2
+    assert len(loop.added) <= 7
 
 
 @pytest.mark.parametrize("where", ["launch", "end"])
