@@ -6,6 +6,7 @@
   eviction  tokens encoded again in a pool of half the need, by graph against least recently used   (simulated)
   fairness  first tokens of the others while one tenant sends ten times its share                   (simulated)
   server    1,000 workflows of 20 calls at once on a server process whose runner computes nothing
+  device    64 streams on a server process whose device takes 4 ms a step, beside the host
 
 Simulated parts run traces of agent workflows on the scheduler as it is, with a clock that goes on by what a model of
 the cost of a step says; --fit measures that model on this machine, with the default model.
@@ -27,7 +28,7 @@ from pavane.bench.simulation.cost import as_json, fitted
 from pavane.bench.simulation.simulator import SimulationError
 from pavane.bench.trace import TraceError
 
-PARTS = ("step", "cache", "order", "eviction", "fairness", "server")
+PARTS = ("step", "cache", "order", "eviction", "fairness", "server", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 from pavane.bench.gpu.bounds import decode_seconds, distinct_keys
@@ -33,13 +34,22 @@ def private(engine: Engine, calls: int, context: int, steps: int) -> list[Step]:
 def shared(engine: Engine, calls: int, messages: int, message: int, steps: int, *, apart: bool) -> list[Step]:
     """Steps of `calls` calls that read `messages` messages in orders of their own; with `apart` each has its own ones,
     as long."""
+    with readers(engine, calls, messages, message, 8 * steps, apart=apart):
+        return engine.decoding(calls, steps)
+
+
+@contextmanager
+def readers(
+    engine: Engine, calls: int, messages: int, message: int, tokens: int, *, apart: bool = False
+) -> Iterator[None]:
+    """Calls as `shared` has them, which have been submitted; `tokens` of each answer."""
     with engine.workflow():
         of = [[f"m{i if apart else 0}.{j}" for j in range(messages)] for i in range(calls)]
         engine.submit([engine.calls.text(name, message) for name in dict.fromkeys(itertools.chain(*of))])
         engine.run()
         turned = [(*names[i % messages :], *names[: i % messages]) for i, names in enumerate(of)]
-        engine.submit([engine.calls.answer(f"c{i}", 8 * steps, names) for i, names in enumerate(turned)])
-        return engine.decoding(calls, steps)
+        engine.submit([engine.calls.answer(f"c{i}", tokens, names) for i, names in enumerate(turned)])
+        yield
 
 
 def ms(steps: Sequence[Step]) -> float:

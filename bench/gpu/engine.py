@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,10 +15,12 @@ import torch
 from pavane.bench.gpu.calls import Calls
 from pavane.bench.simulation.system import NoText
 from pavane.cache import GraphCache
-from pavane.kernels.batch import Batch, Int32, Runner, Samples
+from pavane.kernels.batch import Batch, Int32, Runner, Samples, StepResult
 from pavane.kernels.contract import AttentionBackend
 from pavane.models.config import ModelConfig
+from pavane.scheduler.batches import Ahead
 from pavane.scheduler.graph import Limits
+from pavane.scheduler.pipeline import Pipeline
 from pavane.scheduler.scheduler import Scheduler
 from pavane.scheduler.spec import CallSpec, Ended, Event, Outcome, State
 
@@ -120,6 +124,35 @@ class Engine:
             if step.batch.n_rows == step.batch.samples.count == calls:
                 found.append(step)
         return found
+
+    def intervals(self, calls: int, count: int) -> list[float]:
+        """Seconds from end to end of the next `count` steps in which `calls` calls decode and nothing else happens,
+        each launched while the one before runs, as a server does. Raises EngineFailed."""
+        scheduler = self._scheduler
+        flying: tuple[Ahead, Future[StepResult]] | None = None
+        ends: list[float] = []
+        with closing(Pipeline(self.model.runner)) as pipeline:
+            while len(ends) <= count or flying is not None:
+                kept = None
+                if flying is None:
+                    batch = scheduler.schedule(self._clock())
+                    if batch is None:
+                        why = self._unfinished() or "they have ended"
+                        raise EngineFailed(f"{calls} calls never decoded together: {why}")
+                    running = pipeline.submit(batch)
+                else:
+                    ahead, running = flying
+                    batch, kept = ahead.batch, scheduler.adopt(ahead, self._clock())
+                following = scheduler.ahead(eager=True) if len(ends) <= count else None
+                flying = (following, pipeline.submit(following.batch)) if following is not None else None
+                result = running.result()
+                ended = self._clock()
+                if kept != []:
+                    scheduler.commit(result if kept is None else result.only(kept), ended)
+                self._take(scheduler.take_events().get(self._key, []))
+                if batch.n_rows == batch.samples.count == calls:
+                    ends.append(ended)
+        return [b - a for a, b in pairwise(ends)][:count]
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -140,6 +140,20 @@ def test_steps_that_decode_are_told_from_others(engine: Engine) -> None:
             engine.decoding(3, 1)
 
 
+def test_steps_launched_ahead_end_one_after_the_other(engine: Engine) -> None:
+    with engine.workflow():
+        engine.submit([engine.calls.answer(f"c{i}", 20, header=5 + i) for i in range(3)])
+        intervals = engine.intervals(3, 6)
+        assert len(intervals) == 6
+        assert min(intervals) > 0
+        engine.run()
+        assert len(engine.ended) == 3
+    with engine.workflow():
+        engine.submit([engine.calls.answer("c0", 3)])
+        with pytest.raises(EngineFailed, match="3 calls never decoded together: they have ended"):
+            engine.intervals(3, 1)
+
+
 def test_a_workflow_reads_what_is_cached_or_encodes_it_anew(engine: Engine) -> None:
     reuse, exact = (play(engine, rag, SMALL, exact=each) for each in (False, True))
     read = SMALL.rag_documents * SMALL.rag_document

@@ -241,14 +241,13 @@ def test_keys_that_eight_bits_cut_are_told(large: bool, caplog: pytest.LogCaptur
     assert all(" % of the warm-up's K and V are beyond what fp8 holds" in line for line in told)
 
 
-class Unbuilt:
+class Unbuilt(PagedStandIn):
     """FlashInfer's class where one backend, or both, cannot be compiled."""
 
     def __init__(self, *args: object, backend: str, **given: object) -> None:
         if backend in self.broken:
             raise RuntimeError("Ninja build failed")
-        self.real = PagedStandIn(*args, backend=backend, **given)  # type: ignore[arg-type]
-        self.plan, self.run = self.real.plan, self.real.run
+        super().__init__(*args, backend=backend, **given)  # type: ignore[arg-type]
 
     broken: tuple[str, ...] = ()
 

@@ -6,12 +6,13 @@ import torch
 from support.flashinfer_standin import STAND_IN
 from support.gpu_attention import again
 from support.harness import Harness, decode, prefill, tiny_runner
+from support.row_by_row import RowByRow
 from support.tiny import tiny_config, tiny_weights
 
 from pavane.kernels.batch import Runner
 from pavane.kernels.gpu.ops import TorchOps
-from pavane.kernels.host import HostTier
-from pavane.kernels.moves import Mover
+from pavane.kernels.linear import tiled_linear
+from pavane.kernels.moves import host_mover
 from pavane.kernels.rope import RopeTable, rope_frequencies
 from pavane.models import cuda
 from pavane.models.cuda import Device, Wanted, gpu_runner
@@ -23,7 +24,8 @@ torch.set_num_threads(1)
 CONFIG = tiny_config()
 WEIGHTS = tiny_weights(CONFIG)
 DEVICE = Device(
-    torch.device("cpu"), True, 264, STAND_IN, TorchOps(), lambda: Used(0, 0, 0, 0), lambda: None, again
+    torch.device("cpu"), True, 264, STAND_IN, TorchOps(), lambda: Used(0, 0, 0, 0), lambda: None, again,
+    tiled_linear, RowByRow,
 )  # fmt: skip
 FORCED = (4, 5, 6, 7, 50, 51, 52)
 PARENTS = {"a": range(10, 50), "b": range(30, 80), "c": range(5, 35)}
@@ -42,7 +44,7 @@ def runner(slots: int, *, weights: bool, host_pages: int = 0) -> GpuRunner:
     made = gpu_runner(CONFIG, dict(WEIGHTS), rope, wanted, DEVICE)
     if host_pages:
         layout = made.pages()
-        made.mover = Mover(HostTier(layout, host_pages * layout.page_bytes))
+        made.mover = host_mover(layout, host_pages * layout.page_bytes)
     return made
 
 

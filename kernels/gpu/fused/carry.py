@@ -7,7 +7,7 @@ import triton.language as tl
 from pavane.kernels.gpu.fused.jit import launched
 
 
-@launched()
+@launched(anywhere=["slots"])
 def carry_kernel(
     stored: tl.tensor,
     layer_stride: tl.tensor,

@@ -25,8 +25,9 @@ def error(got: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(BF16, 2.0**-9), (F32, 2.0**-22)])
-@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 80, 97), (67, 64, 40), (3, 130, 130)])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer", "biased"), [(1, 80, 97, True), (67, 64, 40, False), (3, 130, 130, True)]
+)
 def test_a_product_is_that_of_float64(
     dtype: torch.dtype, most: float, rows: int, inner: int, outer: int, biased: bool
 ) -> None:
@@ -86,8 +87,9 @@ def some_slots(count: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(BF16, 2.0**-7), (F32, 2.0**-20)])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(6, 2, 8), (4, 1, 64), (20, 1, 24)])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "causal"), [(6, 2, 8, True), (4, 1, 64, False), (20, 1, 24, True)]
+)
 def test_pieces_attend_as_in_float64(
     dtype: torch.dtype, most: float, heads: int, kv_heads: int, dim: int, causal: bool
 ) -> None:
