@@ -6,9 +6,8 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from itertools import chain
-from operator import itemgetter
 
-from pavane.cache import Node, Span
+from pavane.cache import Member, Node, Span
 from pavane.cache.slots import join
 from pavane.scheduler.attention import layout
 from pavane.scheduler.plan import Item
@@ -67,10 +66,8 @@ class Encodings:
         context = item.tail.context
         own, begin = _own_part(item)
         above = path(own[0].parent, 0) if own[0].parent is not None else []
-        members = list(zip(context.members, context.deltas, strict=True))
-        spans = sorted([(member.span, delta) for member, delta in members if delta], key=itemgetter(1))
-        spans += [(member.span, 0) for member, delta in members if not delta]
-        spans += [(Span(node, node.lo), 0) for node in above]
+        members = sorted(zip(context.members, context.deltas, strict=True), key=_frame)
+        spans = [(member.span, delta) for member, delta in members] + [(Span(node, node.lo), 0) for node in above]
         entries, extents, seen = array("i"), array("i"), set()
         for span, delta in spans:
             encoding = self._read(span)
@@ -147,3 +144,8 @@ def path(tail: Node, lo: int) -> list[Node]:
         nodes.append(node)
         node = node.parent
     return nodes[::-1]
+
+
+def _frame(entry: tuple[Member, int]) -> tuple[bool, int]:
+    """The own frame is the last."""
+    return entry[1] == 0, entry[1]
