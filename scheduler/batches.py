@@ -14,7 +14,7 @@ from pavane.kernels.batch import NO_TOKEN, Batch, Int32, MoveIn, MoveOut, Moves
 from pavane.scheduler.attention import watched_rows
 from pavane.scheduler.layout import Own, lay_out, ranges
 from pavane.scheduler.plan import Item, Sample, Step
-from pavane.scheduler.reads import EXTENT_BYTES, Encodings, Reads, end_of, path, reads_apart
+from pavane.scheduler.reads import Encodings, Reads, path, reads_apart
 from pavane.scheduler.samples import make_samples
 from pavane.scheduler.text import TextRules
 
@@ -95,37 +95,51 @@ class BatchMaker:
 
     def _laid_out(self, step: Step) -> Batch:
         watched = {id(part.item) for part in step.watched}
-        known, kept = self._reads, dict[Node, Reads]()
-        tokens, begins, rows = array("i"), array("i"), array("i")
-        reads, ends, new = list[Reads](), list[bytes](), list[int]()
+        reads = self._all_reads(step.items, watched)
+        tokens, extents = array("i"), array("i")
+        counts, rows, begins = array("i"), array("i"), array("i")
         n = 0
-        for i, item in enumerate(step.items):
+        for item, each in zip(step.items, reads, strict=True):
             tail, lo, hi = item.tail, item.lo, item.hi
             item.first_row = n
-            n += hi - lo
             begins.append(tail.context.start + lo)
+            n += hi - lo
             rows.append(hi - lo)
-            if hi - lo == 1 and lo >= tail.lo:  # nearly always
-                at = lo - tail.lo
-                tokens.append(tail.tokens[at] if at < len(tail.tokens) else 0)  # it is a sample to come
-            else:
-                for node in path(tail, lo):
-                    tokens += node.tokens[max(lo - node.lo, 0) : (hi if node is tail else node.hi) - node.lo]
-            each = known.get(tail)
-            if each is None or not each.hold(item) or (watched and id(item) in watched):
-                new.append(i)
-            else:
-                kept[tail] = each
-                reads.append(each)
-                ends.append(each.end(item))
-        self._keep(kept)
-        for i in new:
-            each, end = self._found(step.items[i], watched)
-            reads.insert(i, each)
-            ends.insert(i, end)
+            size = len(extents)
+            if hi - lo == 1 and lo >= tail.lo and not watched:  # nearly always
+                left = hi - tail.lo
+                tokens.append(tail.tokens[left - 1] if left <= len(tail.tokens) else 0)  # it is a sample to come
+                extents += each.head
+                before = each.before
+                for start, length in tail.extents or ():
+                    extents.append(start - before)
+                    if length >= left:
+                        extents.append(left + before)
+                        break
+                    extents.append(length + before)
+                    left -= length
+                    before = 0
+                counts.append(len(extents) - size)
+                continue
+            begin = min(lo, each.begin)
+            if watched and id(item) in watched and item.call.span is not None:
+                begin = item.call.span.lo
+            for node in (tail,) if begin >= tail.lo else path(tail, begin):
+                left = (hi if node is tail else node.hi) - node.lo
+                tokens += node.tokens[max(lo - node.lo, 0) : left]
+                for start, length in node.extents or ():
+                    if len(extents) > size and extents[-2] + extents[-1] == start:
+                        extents[-1] += min(length, left)
+                    else:
+                        extents.append(start)
+                        extents.append(min(length, left))
+                    left -= length
+                    if left <= 0:
+                        break
+            counts.append(len(extents) - size)
         own = Own(
-            np.frombuffer(b"".join(ends), dtype=np.int32).reshape(-1, 2),
-            np.array(list(map(len, ends)), dtype=np.int32) // EXTENT_BYTES,
+            np.frombuffer(extents, dtype=np.int32).reshape(-1, 2),
+            np.frombuffer(counts, dtype=np.int32) // 2,
             np.frombuffer(rows, dtype=np.int32),
         )
         segments = lay_out(reads, own, limit=self._encodings.limit, share=self._share)
@@ -140,23 +154,34 @@ class BatchMaker:
             **segments._asdict(),
         )
 
-    def _keep(self, kept: dict[Node, Reads]) -> None:
-        """What the items of the last step have read, and these do not, is forgotten."""
-        if len(kept) < len(self._reads):
-            for tail, reads in self._reads.items():
+    def _all_reads(self, items: Sequence[Item], watched: set[int]) -> list[Reads]:
+        """What each of `items` reads; what those of the last step have read, and these do not, is forgotten. Those that
+        are `watched`, by id(), read each parent by itself."""
+        known = self._reads
+        kept: dict[Node, Reads] = {}
+        out: list[Reads | None] = []
+        for item in items:
+            tail = item.tail
+            reads = known.get(tail)
+            if reads is not None and (not reads.hold(item) or (watched and id(item) in watched)):
+                reads = None
+            if reads is not None:
+                kept[tail] = reads
+            out.append(reads)
+        if len(kept) < len(known):
+            for tail, reads in known.items():
                 if tail not in kept:
                     self._encodings.drop(reads)
         self._reads = kept
+        return [self._found(item, watched) if reads is None else reads for item, reads in zip(items, out, strict=True)]
 
-    def _found(self, item: Item, watched: set[int]) -> tuple[Reads, bytes]:
-        """What `item` reads, and the end of its path. Those that are `watched`, by id(), read each parent by itself."""
+    def _found(self, item: Item, watched: set[int]) -> Reads:
         if id(item) in watched:
-            assert item.call.span is not None
-            return reads_apart(item), end_of(item.tail, item.call.span.lo, item.hi)
+            return reads_apart(item)
         reads = self._reads.get(item.tail)
         if reads is None:
             reads = self._reads[item.tail] = self._encodings.reads(item)
-        return reads, reads.end(item)
+        return reads
 
     def _next(self, last: Batch, slots: Int32, samples: Sequence[Sample]) -> Batch:
         """`last` with every row one further; tokens are still those of before."""

@@ -4,11 +4,11 @@ arrays while the call holds its locks: for so long, all of it lies where it lay.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from pavane.cache import Member, Node, Span
-from pavane.cache.slots import Extent, join
+from pavane.cache.slots import join
 from pavane.scheduler.attention import layout
 from pavane.scheduler.plan import Item
 
@@ -17,7 +17,6 @@ NOT_AGAIN = 1 << 30  # deeper than any path
 HEADER = 32
 APART, OWN = 0, 1  # numbers of no encoding
 OWN_PART = (OWN, 0, 0, -1, 1)
-EXTENT_BYTES = 8  # start and length as int32
 
 
 @dataclass(slots=True, eq=False)
@@ -30,9 +29,6 @@ class Reads:
 
     Found for a path to some node, and for rows from depth `begin` on; by a call that held `needs`, when nodes of the
     path's context had been cut `splits` times.
-
-    `last` has the extents of the path's own end down to depth `hi`, as an item had it that was one row. Down to depth
-    `until` only the last of them gets longer, while `where` are the extents of the last node.
     """
 
     entries: bytes
@@ -43,34 +39,10 @@ class Reads:
     needs: list[Span]
     splits: int
     spans: list[Span]  # that have numbers
-    last: array[int] = field(default_factory=lambda: array("i"))
-    hi: int = -1
-    until: int = -1
-    where: list[Extent] | None = None
 
     def hold(self, item: Item) -> bool:
         """Whether this is also what `item` reads, which leads to the same node."""
         return self.needs is item.call.needs and self.begin <= item.lo and self.splits == item.tail.context.splits
-
-    def end(self, item: Item) -> bytes:
-        """Extents of the path's own end, down to the last row of `item`: start and length by turns, as int32."""
-        lo, hi = item.lo, item.hi
-        if self.hi == lo == hi - 1 < self.until and self.where is item.tail.extents:  # nearly always
-            self.hi = hi
-            self.last[-1] += 1
-            return self.last.tobytes()
-        if hi - lo > 1 or lo < item.tail.lo:
-            return end_of(item.tail, min(lo, self.begin), hi)
-        last, before, left = self.head[:], self.before, hi - item.tail.lo
-        for start, length in item.tail.extents or ():
-            last.append(start - before)
-            last.append(min(length, left) + before)
-            left -= length
-            before = 0
-            if left <= 0:
-                break
-        self.last, self.hi, self.until, self.where = last, hi, hi - left, item.tail.extents
-        return last.tobytes()
 
 
 @dataclass(slots=True, eq=False)
@@ -162,24 +134,6 @@ def _own_part(item: Item) -> tuple[list[Node], int]:
     if span is not None and tail is span.node and tail.lo - span.lo <= HEADER:
         first = span.lo
     return (path(tail, first), first) if item.lo >= first else (path(tail, item.lo), NOT_AGAIN)
-
-
-def end_of(tail: Node, begin: int, hi: int) -> bytes:
-    """Extents of the path to `tail`, from the node that holds depth `begin` down to `hi`: start and length by turns, as
-    int32."""
-    extents = array("i")
-    for node in (tail,) if begin >= tail.lo else path(tail, begin):
-        left = (hi if node is tail else node.hi) - node.lo
-        for start, length in node.extents or ():
-            if extents and extents[-2] + extents[-1] == start:
-                extents[-1] += min(length, left)
-            else:
-                extents.append(start)
-                extents.append(min(length, left))
-            left -= length
-            if left <= 0:
-                break
-    return extents.tobytes()
 
 
 def path(tail: Node, lo: int) -> list[Node]:

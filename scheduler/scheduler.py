@@ -303,7 +303,7 @@ class Scheduler:
     def commit(self, result: StepResult, now: float) -> None:
         self._steps.commit(result, now)
         self._resolve(now)  # passes of scores that waited for what was kept of the reference
-        for workflow in {call.workflow: None for call in self._steps.touched}:
+        for workflow in self._steps.touched:
             if workflow.budget and workflow.spent >= workflow.budget and workflow.unfinished:
                 error = _over_budget(workflow)
                 failure = Failure(error.reason, error.text, error.ids)

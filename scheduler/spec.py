@@ -170,14 +170,20 @@ class Receipt:
 
     def plus(self, other: Receipt) -> Receipt:
         """The sum of two receipts: of counts and times, without the parents and where attention goes."""
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
-        return Receipt(placement_ignored=self.placement_ignored or other.placement_ignored, **sums)
-
-
-_SUMMED = (
-    "in_place", "repositioned", "encoded", "generated", "trailer", "reencoded",
-    "blocked_s", "queued_s", "first_token_s", "total_s", "preemptions",
-)  # fmt: skip
+        return Receipt(
+            self.in_place + other.in_place,
+            self.repositioned + other.repositioned,
+            self.encoded + other.encoded,
+            self.generated + other.generated,
+            self.trailer + other.trailer,
+            self.reencoded + other.reencoded,
+            self.blocked_s + other.blocked_s,
+            self.queued_s + other.queued_s,
+            self.first_token_s + other.first_token_s,
+            self.total_s + other.total_s,
+            self.preemptions + other.preemptions,
+            self.placement_ignored or other.placement_ignored,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pavane.cache import GraphCache, NeverFitsError, Node, length_of
 from pavane.kernels.batch import NO_TOKEN, Batch, MoveReport, Moves, StepResult
 from pavane.scheduler.batches import Ahead, BatchMaker, make_moves
-from pavane.scheduler.calls import Call
+from pavane.scheduler.calls import Call, Workflow
 from pavane.scheduler.encode import RUN, encode, go_on, goes_on, grow
 from pavane.scheduler.errors import Reason
 from pavane.scheduler.estimates import DECODED
@@ -40,7 +40,7 @@ class Steps:
         self, states: States, readiness: Readiness, text: TextRules, *, max_running: int, token_budget: int, share: bool
     ) -> None:
         self.step: Step | None = None
-        self.touched: dict[Call, None] = {}  # had rows in the step that was committed last
+        self.touched: dict[Workflow, None] = {}  # had rows in the step that was committed last
         self._states = states
         self._results = Results(states, readiness)
         self._max_running = max_running
@@ -309,10 +309,12 @@ class Steps:
     def _close(self, seconds: float = 0.0) -> Step:
         step, self.step = self.step, None
         assert step is not None
-        work: dict[Tenant, float] = defaultdict(float)
         sampled = {id(sample.item) for sample in step.samples}
-        for item in step.items:
-            work[item.call.workflow.tenant] += DECODED if id(item) in sampled else item.rows
+        work: dict[Tenant, float] = defaultdict(float)
+        for workflow, count in Counter([i.call.workflow for i in step.items if id(i) in sampled]).items():
+            work[workflow.tenant] += DECODED * count
+        for item in [item for item in step.items if id(item) not in sampled]:
+            work[item.call.workflow.tenant] += item.rows
         self._states.tenants.serve(work, seconds)
-        self.touched = dict.fromkeys(item.call for item in step.items)
+        self.touched = dict.fromkeys([item.call.workflow for item in step.items])
         return step
