@@ -106,7 +106,7 @@ class MoveReport:
     """What came of moves, of this step and of earlier ones; seconds are those that moving took."""
 
     arrived: tuple[int, ...]  # tickets
-    failed: tuple[int, ...]  # tickets: nothing was written, and the entry is of no use
+    failed: tuple[int, ...]  # tickets: what was written is of no use, nor is the entry
     lost: tuple[bytes, ...]  # keys of what could not be kept
     out_tokens: int
     out_s: float
