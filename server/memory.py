@@ -6,10 +6,10 @@ import ctypes
 import gc
 import sys
 
-# The youngest objects are looked through after so many more were made than freed, the next after 4 times of that, all of
-# them after 2,500 times of those. Python's 700, 10 and 10 stop a busy server for 100 ms at a time, for objects that live
-# as long as their call: calls, KV and answers make no cycles, gRPC's are small (interceptor.py). Larger numbers for the
-# first two cost as much and make the stops longer: 16 ms with 20,000 objects.
+# The youngest objects are looked through after so many more were made than freed, the next after 4 times of that, all
+# of them after 2,500 times of those. Python's 700, 10 and 10 stop a busy server for 100 ms at a time, for objects that
+# live as long as their call: calls, KV and answers make no cycles, gRPC's are small (interceptor.py). Larger numbers
+# for the first two cost as much and make the stops longer: 16 ms with 20,000 objects.
 YOUNG, OLDER, OLD = 2_000, 4, 2_500
 
 
