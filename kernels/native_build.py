@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ FLAGS = (
     "-std=gnu++20", "-O3", "-ffp-contract=fast", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall",
     "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-ignored-attributes",
 )  # fmt: skip
+COMPILER_S = 900  # beside others it may take long
 
 
 class NoNativeKernelError(Exception):
@@ -97,7 +99,7 @@ def build(level: Level, library: Path) -> None:
     if compiler is None:
         raise NoNativeKernelError("no C++ compiler found: install g++ (or set CXX) for the fast kernels")
     library.parent.mkdir(parents=True, exist_ok=True)
-    log.info("compiling the kernels (%s), once per machine and version: some ten seconds", level.name)
+    log.info("compiling the kernels (%s), once per machine and version: half a minute to two", level.name)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         compiled, built = Path(scratch) / "pavane.o", Path(scratch) / library.name
         # Linked without -fopenmp: the symbols of the runtime are found when the library is loaded.
@@ -106,9 +108,9 @@ def build(level: Level, library: Path) -> None:
             [compiler, "-shared", str(compiled), "-o", str(built)],
         ):
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_S, check=False)
             except subprocess.TimeoutExpired:
-                raise NoNativeKernelError(f"{compiler} did not finish in 300 s") from None
+                raise NoNativeKernelError(f"{compiler} did not finish in {COMPILER_S} s") from None
             if done.returncode:
                 raise NoNativeKernelError(f"{compiler} failed: {done.stderr.strip()[-500:]}")
         try:
@@ -159,9 +161,10 @@ def _openmp() -> str:
 
 def main() -> None:
     """Builds all levels of this machine's architecture into the package, for wheels and images."""
-    for level in LEVELS.get(platform.machine(), ()):
-        build(level, PREBUILT / _file_name(level))
-        sys.stdout.write(f"{PREBUILT / _file_name(level)}\n")
+    places = {level: PREBUILT / _file_name(level) for level in LEVELS.get(platform.machine(), ())}
+    with ThreadPoolExecutor() as threads:  # each waits for a compiler
+        for library, _ in zip(places.values(), threads.map(build, places.keys(), places.values()), strict=True):
+            sys.stdout.write(f"{library}\n")
 
 
 if __name__ == "__main__":

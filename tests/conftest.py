@@ -1,8 +1,10 @@
 """The same examples in every run; `--hypothesis-profile=explore` draws new ones."""
 
 import os
+import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
@@ -12,3 +14,12 @@ settings.load_profile("fixed")
 # Before anybody imports triton, whose functions are one or the other from then on.
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """A server that a test before has started in this process has set torch's threads to all cores; beside other
+    workers these wait for each other, and a test of 6 s took 106."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
