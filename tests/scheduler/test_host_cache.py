@@ -1,6 +1,7 @@
 """A real model whose evicted KV goes to host memory: the same answers to the bit, and less to encode."""
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 
 import pytest
 import torch
@@ -169,7 +170,9 @@ async def test_the_engine_passes_on_what_has_arrived() -> None:
 
 
 def spoil(runner: ModelRunner, seed: int) -> None:
-    """Changes a bit of every page in host memory."""
+    """Changes a bit of every page in host memory, while nothing is on its way: what was checked already would be copied
+    as it is now."""
     assert runner.mover is not None
+    wait(list(runner.mover._flying))
     memory = runner.mover.tier._memory  # type: ignore[attr-defined]
     memory[:, seed % memory.shape[1]] ^= 1 << (seed % 31)
