@@ -155,10 +155,7 @@ class GraphCache:
             else:
                 nodes += span.upwards()
         for node in nodes:
-            if node.locks:
-                node.locks += 1
-            else:
-                storage.lock(node)
+            storage.lock(node)
         missing = [node for node in nodes if node.owner is None and node.filled < len(node.tokens)]
         sizes = [len(n) for n in missing]
         if missing:
@@ -189,12 +186,10 @@ class GraphCache:
             for node in (span.node,) if span.lo == span.node.lo else list(span.upwards()):
                 if node.owner is owner:
                     node.owner = None
-                if node.locks > 1:
-                    node.locks -= 1
-                    continue
                 self._storage.unlock(node)
-                self._reclaimer.settle(node)
-                self._trees.prune(node)
+                if node.locks == 0:
+                    self._reclaimer.settle(node)
+                    self._trees.prune(node)
 
     def fill(self, node: Node, count: int) -> int:
         """The next `count` tokens of `node`, which have slots, are written by the step being planned. Returns how many

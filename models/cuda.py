@@ -67,7 +67,7 @@ class Device(NamedTuple):
     device: torch.device
     hopper: bool
     blocks: int  # thread blocks at a time
-    library: Library
+    flashinfer: Library
     ops: Ops
     measure: Callable[[], Used]
     check: Callable[[], None]  # raises RuntimeError if the device does not answer
@@ -170,7 +170,7 @@ def _runner(
         store,
         rope,
         what,
-        gpu.library,
+        gpu.flashinfer,
         gpu.ops,
         blocks=WHOLE if wanted.batch_invariant else gpu.blocks,
         scratch=0 if wanted.tiles else SCRATCH_KEYS,

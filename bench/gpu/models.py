@@ -99,7 +99,7 @@ def batch_invariant(model: Model) -> Model:
     frequencies, scale = rope_frequencies(config.rope, config.head_dim)
     attention = FlashInferAttention(
         store, RopeTable(frequencies, config.max_position, scale),
-        Attention(config.num_heads, config.num_kv_heads, config.head_dim, dtype, dtype, gpu.hopper), gpu.library,
+        Attention(config.num_heads, config.num_kv_heads, config.head_dim, dtype, dtype, gpu.hopper), gpu.flashinfer,
         gpu.ops, blocks=WHOLE, scratch=0, workspace_bytes=0, tiles=gpu.tiles,
     )  # fmt: skip
     decoder = copy.copy(there.decoder)

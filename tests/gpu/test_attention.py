@@ -50,7 +50,7 @@ class Both:
         self.plain = TorchAttention(plain, rope, heads)
         what = Attention(heads, kv_heads, head_dim, torch.bfloat16, kv_dtype, gpu.hopper)
         self.gpu = FlashInferAttention(
-            store, rope, what, gpu.library, gpu.ops, blocks=gpu.blocks, scratch=4096, workspace_bytes=256 << 20
+            store, rope, what, gpu.flashinfer, gpu.ops, blocks=gpu.blocks, scratch=4096, workspace_bytes=256 << 20
         )
 
     def error(self, batch: Any) -> float:

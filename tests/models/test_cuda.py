@@ -255,7 +255,7 @@ class Unbuilt(PagedStandIn):
 @pytest.mark.usefixtures("small")
 def test_kernels_that_cannot_be_built_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Unbuilt, "broken", ("fa2", "fa3"))
-    broken = standing(Used(GB, 0, 0, 0))._replace(library=STAND_IN._replace(paged=Unbuilt))
+    broken = standing(Used(GB, 0, 0, 0))._replace(flashinfer=STAND_IN._replace(paged=Unbuilt))
     with pytest.raises(ModelError, match=r"cannot be built \(decodes\): Ninja build failed; use --device cpu"):
         bring(CONFIG, Wanted(100, 0.9, 16, 8), broken)
 
@@ -266,7 +266,9 @@ def test_without_the_kernels_for_hopper_the_others_do(
 ) -> None:
     monkeypatch.setattr(Unbuilt, "broken", ("fa3",))
     runner = bring(
-        CONFIG, Wanted(600, 0.9, 16, 8), standing(Used(GB, 0, 0, 0))._replace(library=STAND_IN._replace(paged=Unbuilt))
+        CONFIG,
+        Wanted(600, 0.9, 16, 8),
+        standing(Used(GB, 0, 0, 0))._replace(flashinfer=STAND_IN._replace(paged=Unbuilt)),
     )
     assert "without FlashInfer's kernels for Hopper (a long prefill): Ninja build failed" in caplog.text
     assert np.isfinite(runner.execute(warm_up.step([200], 200, before=0)).logprobs).all()
@@ -277,7 +279,7 @@ def test_without_the_kernels_for_hopper_the_others_do(
     ("dtype", "invariant"), [(torch.float32, False), (torch.float32, True), (torch.bfloat16, True)]
 )
 def test_float32_and_batch_invariance_do_without_flashinfer(dtype: torch.dtype, invariant: bool) -> None:
-    device = standing(Used(GB, 0, 0, 0))._replace(library=Library(None, None))
+    device = standing(Used(GB, 0, 0, 0))._replace(flashinfer=Library(None, None))
     runner = bring(CONFIG, Wanted(300, 0.9, 40, 8, dtype, invariant), device)
     assert runner.model.attention.store.k.dtype is runner.model.decoder.dtype is dtype
     result = runner.execute(step(0, NO_TOKEN))

@@ -44,7 +44,7 @@ async def test_batch_invariance_in_float32(tmp_path: Path, monkeypatch: pytest.M
 
     def stand_in(**given: Any) -> cuda.Device:
         seen.append(given)
-        return standing(Used(GB, 0, 0, 0))._replace(library=Library(None, None), ops=RowOps(), tiles=RowByRow)
+        return standing(Used(GB, 0, 0, 0))._replace(flashinfer=Library(None, None), ops=RowOps(), tiles=RowByRow)
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(gpu_check, "look", lambda: FINE)
