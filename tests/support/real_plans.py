@@ -1,6 +1,6 @@
 """FlashInfer's own plans, compiled, for random steps: what the GPU's backend gives them is what they can work with.
 
-For a process of its own, with `cuda_runtime.c` preloaded: there is no GPU, and nothing is run but plans. Says how many.
+For a process of its own, with a GPU that is stood in for (`without_gpu`): nothing is run but plans. Says how many.
 """
 
 from __future__ import annotations
