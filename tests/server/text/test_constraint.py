@@ -162,6 +162,22 @@ def test_deep_chains_of_rules_do_not_overflow(constraints: Constraints, tokenize
     assert walked(constraints, tokenizer, "grammar", text, random.Random(1)) == "deep"
 
 
+@pytest.mark.parametrize("number", ["9007199254740993", "-9223372036854775296", "1" + "0" * 100, "-1e19", "1e400"])
+def test_numbers_that_would_become_others_are_refused(constraints: Constraints, number: str) -> None:
+    """A range from -2**63 to there would end the process."""
+    schema = f'{{"type": "integer", "minimum": {number}, "maximum": {number}}}'
+    for kind, text in (("json_schema", schema), ("grammar", f"start: %json{schema}")):
+        with pytest.raises(RequestError, match=rf"its {kind} has the number {number[:30]}") as caught:
+            constraints.get(kind, text, "x")
+        assert caught.value.reason is Reason.INVALID_CONSTRAINT
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**63 - 1, 0.1, 1e18])
+def test_numbers_that_are_taken_as_they_are(constraints: Constraints, tokenizer: Tokenizer, number: float) -> None:
+    text = walked(constraints, tokenizer, "json_schema", json.dumps({"const": number}), random.Random(1))
+    assert json.loads(text) == number
+
+
 def test_what_the_vocabulary_cannot_write(constraints: Constraints, tokenizer: Tokenizer) -> None:
     """SmolLM2 has no token for U+0004, and no bytes for it."""
     assert walked(constraints, tokenizer, "regex", "\x04|b", random.Random(1)) == "b"
