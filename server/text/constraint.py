@@ -126,6 +126,8 @@ def _grammar(kind: str, text: str) -> str:
     import llguidance
 
     if kind == "regex":
+        if (len(text) - len(text.rstrip("\\"))) % 2:  # llguidance would drop it
+            raise _InvalidError("cannot be compiled: it ends in a backslash; for the character itself write two")
         return llguidance.LLMatcher.grammar_from_regex(text)
     if kind == "grammar":
         try:

@@ -132,6 +132,7 @@ CONTENT: list[Case] = [
     constrained("does not exist", json_schema='{"$ref": "#/$defs/nowhere"}'),
     constrained("'http://127.0.0.1:9/x' is not present", json_schema='{"$ref": "http://127.0.0.1:9/x"}'),
     constrained("unclosed group", regex="(("),
+    constrained("it ends in a backslash", regex="a\\\\\\"),
     constrained("look-around", regex="a(?=b)"),
     constrained("is satisfied by no text; loosen it", regex=r"[^\s\S]"),
     constrained("is 65537 characters long; at most 65536", regex="a" * 65537),
