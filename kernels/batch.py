@@ -183,11 +183,16 @@ class Batch:
         rows = np.diff(self.row_indptr[: self.n_segments + 1])
         return int(lengths.sum()), int((lengths * rows).sum())
 
+    @property
+    def one_row_each(self) -> bool:
+        """Of each call one row: each has one causal segment, which has all its rows."""
+        return int(np.count_nonzero(self.own[: self.n_segments])) == self.n_rows
+
     def kv_tokens_by_call(self) -> int:
         """Keys read if each call reads its segments for itself, all its rows at once."""
-        calls = np.flatnonzero(self.own[: self.n_segments])  # each has one causal segment, which has all its rows
-        if len(calls) == self.n_rows:
+        if self.one_row_each:
             return self.kv_tokens()[1]
+        calls = np.flatnonzero(self.own[: self.n_segments])
         begin, pairs = self.row_indptr, self.n_pairs
         call_of_row = np.empty(self.n_rows, dtype=np.int64)
         for call in calls:

@@ -1,4 +1,4 @@
-"""Decode steps as captured graphs: the layers' hundreds of launches become one."""
+"""Steps of few rows as captured graphs: the layers' hundreds of launches become one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pavane.models.gpu_decoder import GpuDecoder
 
 log = logging.getLogger(__name__)
 
-MOST_GRAPHS = 32
+MOST_GRAPHS = 64
 # Beyond, steps of other sizes run launch by launch, until they have come so often that capturing them costs less than
 # that did: then the graph that was replayed longest ago goes.
 WORTH = 32
@@ -80,7 +80,7 @@ class Graphs:
                 lambda: self._decoder.forward(tokens, lambda i, q, k, v: attention.attend(i, q, k, v, fixed.plan))
             )
         except RuntimeError as error:  # steps run without it, only slower
-            log.warning("decode steps of %s are not captured, and slower: %s", bucket, error)
+            log.warning("steps of %s are not captured, and slower: %s", bucket, error)
             self._steps[bucket] = None
             return None
         log.debug("captured a graph of %s", bucket)
@@ -102,17 +102,21 @@ def input_tokens(there: dict[str, torch.Tensor], last: torch.Tensor) -> torch.Te
 def cuda_recorder() -> Record:
     """For the current device. All graphs share one pool of memory, since one runs at a time."""
     pool = torch.cuda.graph_pool_handle()
+    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def record(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):  # what is set up at a first call is not captured
-            run()
-        torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on copying KV meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            out = run()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            run()  # what is set up at a first call is not captured
+            # torch.cuda.graph would wait for the device here, and give its free memory back, while a server goes on.
+            # Other threads may copy KV meanwhile.
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                out = run()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(beside)
         return out, graph.replay
 
     return record

@@ -66,12 +66,15 @@ class Tally:
         self._step_s: deque[float] = deque(maxlen=STEPS_KEPT)
 
     def record(self, events: Iterable[Event], now: float) -> None:
+        sampled = 0
         for event in events:
             if isinstance(event, TokensAdded):
-                self._add("sampled", len(event.tokens), now)
+                sampled += len(event.tokens)
             elif isinstance(event, Ended):
                 for name in _CLASSES:
                     self._add(name, getattr(event.outcome.receipt, name), now)
+        if sampled:
+            self._add("sampled", sampled, now)
 
     def step(self, rows: int, seconds: float, forward: float, now: float) -> None:
         for name, value in (("steps", 1), ("rows", rows), ("step_s", seconds), ("forward_s", forward)):

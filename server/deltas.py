@@ -57,14 +57,17 @@ class Deltas:
 
     def after(self, cursor: int, message_id: str) -> pb.Event | None:
         """All that came after the cursor as one event; None if nothing did."""
-        new = self._deltas[bisect_right(self._deltas, cursor, key=_cursor) :]
-        if not new:
+        first = bisect_right(self._deltas, cursor, key=_cursor)
+        if first == len(self._deltas):
             return None
-        delta = pb.Delta(
-            text="".join(d.text for d in new), first_token=new[0].first_token, first_char=new[0].first_char
-        )
+        new = self._deltas[first:]
+        event = pb.Event(cursor=new[-1].cursor, id=message_id)
+        delta = event.delta  # filled where it is: a message that is handed over is copied
+        delta.text = "".join([d.text for d in new])
+        delta.first_token, delta.first_char = new[0].first_token, new[0].first_char
         for d in new:
             delta.tokens.extend(d.tokens)
             delta.logprobs.extend(d.logprobs)
-            delta.top_logprobs.extend(top_messages(d.top))
-        return pb.Event(cursor=new[-1].cursor, id=message_id, delta=delta)
+            if d.top:
+                delta.top_logprobs.extend(top_messages(d.top))
+        return event

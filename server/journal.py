@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from pavane.protos.v1 import pavane_pb2 as pb
@@ -22,6 +22,15 @@ Key = tuple[str, str]
 CLOSED_KEPT = 1024
 LEAVING_KEPT = 256  # ends of calls that were released before: whoever reads them is not far behind
 FEW = 8  # ids that are looked up one by one
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A reader that has read everything."""
+
+    woken: asyncio.Future[None]
+    ids: Set[str]  # empty: all
+    deltas: bool
 
 
 @dataclass(slots=True)
@@ -49,7 +58,8 @@ class Journal:
         self._leaving: deque[str] = deque()  # ended, after they were released
         self._tokenizer = tokenizer
         self._logs: OrderedDict[str, _CallLog] = OrderedDict()  # by their latest event
-        self._changed = asyncio.Event()
+        self._waiting: list[_Waiting] = []
+        self._long: set[str] = set()  # ended calls of which `read` would take long
 
     def expect(self, message_id: str, decode: DecodeSpec | None) -> None:
         """A call is about to be submitted; its events need to know its stop strings."""
@@ -74,6 +84,7 @@ class Journal:
     def _drop(self, message_id: str) -> None:
         if self._logs.pop(message_id, None) is not None:  # else it was released once more
             self.forgotten += 1
+            self._long.discard(message_id)
 
     def known(self, message_id: str) -> bool:
         return message_id in self._logs
@@ -83,6 +94,8 @@ class Journal:
         return min((self._logs[i].first for i in ids if i in self._logs), default=self.cursor)
 
     def record(self, events: Sequence[Event]) -> None:
+        said: set[str] = set()  # who has new tokens,
+        told: set[str] = set()  # and who something else
         for event in events:
             self.cursor += 1
             if isinstance(event, Closed):
@@ -91,6 +104,7 @@ class Journal:
             log = self._logs.get(event.id)
             if log is None:
                 continue  # forgotten
+            (said if isinstance(event, TokensAdded) else told).add(event.id)
             log.latest = self.cursor
             self._logs.move_to_end(event.id)
             if isinstance(event, StateChanged):
@@ -102,13 +116,27 @@ class Journal:
                 log.restarted = _restarted(event, self.cursor)
             else:
                 log.ended = End(event, self.cursor, self._tokenizer)
+                if log.ended.long:
+                    self._long.add(event.id)
                 log.decode, log.deltas, log.restarted = None, Deltas(self._tokenizer, None), None
                 if log.released:
                     self._leaving.append(event.id)
         while len(self._leaving) > LEAVING_KEPT:
             self._drop(self._leaving.popleft())
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._wake(said, told)
+
+    def _wake(self, said: Set[str], told: Set[str]) -> None:
+        """Those whom it concerns: waking a reader costs a good part of a frame."""
+        waiting, self._waiting = self._waiting, []
+        either = said | told
+        for reader in waiting:
+            if reader.woken.done():  # it was cancelled
+                continue
+            news = either if reader.deltas else told
+            if self.closed or (not reader.ids.isdisjoint(news) if reader.ids else news):
+                reader.woken.set_result(None)
+            else:
+                self._waiting.append(reader)
 
     def read(self, after: int, ids: Collection[str] = (), *, deltas: bool = True) -> list[pb.Event]:
         """Everything after the cursor, of all calls or those named, in order."""
@@ -126,17 +154,21 @@ class Journal:
                 events.append(log.restarted)
             if deltas and (delta := log.deltas.after(after, message_id)) is not None:
                 events.append(delta)
-        events.sort(key=lambda event: event.cursor)
+        if len(events) > 1:
+            events.sort(key=lambda event: event.cursor)
         return events
 
     async def prepare(self, after: int, ids: Collection[str] = ()) -> None:
         """Makes what `read` would take long for."""
+        if not self._long:
+            return
         for message_id in ids if 0 < len(ids) <= FEW else [*self._newer(after)]:
             log = self._logs.get(message_id)
             if log is None or log.latest <= after or (ids and message_id not in ids):
                 continue
             if log.ended is not None and log.ended.long:
                 await log.ended.make()
+                self._long.discard(message_id)
 
     def _newer(self, after: int) -> Iterator[str]:
         """The calls with an event after the cursor."""
@@ -173,9 +205,11 @@ class Journal:
                     orphans.append(message_id)
         return orphans
 
-    async def changed(self) -> None:
-        """Returns when something is recorded after the caller's last read."""
-        await self._changed.wait()
+    def changed(self, ids: Set[str] = frozenset(), *, deltas: bool = True) -> asyncio.Future[None]:
+        """Done when something is recorded that `read` has for the same `ids` and `deltas`, or the journal is closed."""
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(woken, ids, deltas))
+        return woken
 
 
 class Journals:

@@ -84,6 +84,8 @@ class Metrics:
             COUNTED,
         )
         self._kv_bytes = counter("kv_bytes_read", "The same in bytes of K and V, all layers.", "counted", COUNTED)
+        self._by_part = [(part, self._parts.labels(part)) for part in PARTS]
+        self._by_count = [(self._kv_read.labels(counted), self._kv_bytes.labels(counted)) for counted in COUNTED]
         self._last_token: dict[tuple[tuple[str, str], str], float] = {}
         pool, counts = scheduler.cache.pool, scheduler.counts
         for name, text, read in (
@@ -115,11 +117,12 @@ class Metrics:
         registry.register(LogMetrics())
 
     def record(self, key: tuple[str, str], events: Sequence[Event]) -> None:
+        now = monotonic()
         for event in events:
             if isinstance(event, TokensAdded):
-                now = monotonic()
-                last = self._last_token.get((key, event.id))
-                self._last_token[(key, event.id)] = now
+                name = (key, event.id)
+                last = self._last_token.get(name)
+                self._last_token[name] = now
                 if last is not None:
                     self._inter_token.observe(now - last)
             elif isinstance(event, Restarted):
@@ -148,11 +151,12 @@ class Metrics:
         once, by_row = batch.kv_tokens()
         self._rows.inc(batch.n_rows)
         self._flops.inc(self._flops_per_row * batch.n_rows + self._flops_per_key * by_row)
-        for counted, keys in zip(COUNTED, (once, batch.kv_tokens_by_call()), strict=True):
-            self._kv_read.labels(counted).inc(keys)
-            self._kv_bytes.labels(counted).inc(keys * self._bytes_per_token)
-        for part in PARTS:
-            self._parts.labels(part).inc(getattr(times, part))
+        by_call = by_row if batch.one_row_each else batch.kv_tokens_by_call()
+        for (read, read_bytes), keys in zip(self._by_count, (once, by_call), strict=True):
+            read.inc(keys)
+            read_bytes.inc(keys * self._bytes_per_token)
+        for part, seconds in self._by_part:
+            seconds.inc(getattr(times, part))
         self._step.observe(times.whole)
         self._forward.observe(times.forward)
 

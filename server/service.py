@@ -261,7 +261,7 @@ async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: 
         if done:
             return
         if journal.cursor == after:
-            await journal.changed()
+            await journal.changed(ids, deltas=deltas)
 
 
 def _frames(events: list[pb.Event]) -> Iterator[list[pb.Event]]:

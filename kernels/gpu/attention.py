@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pavane.kernels.batch import Batch
-from pavane.kernels.gpu.captured import MOST_ROWS, Bucket, bucket_of, largest_groups, padded_arrays, sizes_of
+from pavane.kernels.gpu.captured import (
+    MOST_PARTS,
+    MOST_ROWS,
+    Bucket,
+    bucket_of,
+    fits,
+    largest_groups,
+    padded_arrays,
+    sizes_of,
+    tiles_of,
+)
 from pavane.kernels.gpu.device_plan import DevicePlan, FixedPlan, Watched, arrays_of
 from pavane.kernels.gpu.ops import Ops, Rotations
 from pavane.kernels.gpu.plan import GpuPlan, Heads, Kind, make_plan
@@ -22,6 +33,16 @@ from pavane.kernels.pages import SlotPages
 from pavane.kernels.rope import RopeTable
 
 MOST_KEYS = 1 << 22  # of a captured step
+
+
+class _Room(NamedTuple):
+    """What the layers of all captured steps work in; they run one after the other."""
+
+    indices: torch.Tensor  # int32 [3, MOST_KEYS]: of all keys, and of those of two kinds of pieces
+    queries: torch.Tensor  # [MOST_PARTS, heads, head_dim]
+    parts: torch.Tensor  # [MOST_PARTS, heads, head_dim]
+    lse: torch.Tensor  # float32 [MOST_PARTS, heads]
+    out: torch.Tensor  # [MOST_ROWS, heads, head_dim]
 
 
 class FlashInferAttention:
@@ -47,7 +68,6 @@ class FlashInferAttention:
         self.staging = Staging(self.device, stream)
         self._upload = Upload(self.staging)
         self._launches: dict[Kind, Launch] = {}
-        self._indices: torch.Tensor | None = None  # for captured graphs
 
     def pages(self) -> SlotPages:
         return SlotPages(self.store.parts())
@@ -103,36 +123,42 @@ class FlashInferAttention:
 
     def plan_captured(self, batch: Batch) -> tuple[GpuPlan, Bucket] | None:
         """For a step that a captured graph can run; None for all others."""
-        if batch.n_rows > MOST_ROWS or (batch.own[: batch.n_segments] > 1).any():
+        # Tiles in a fixed order take a call's own keys and those before them as one part: not `one_by_one`.
+        if not fits(batch) or (self._tiles is not None and (batch.own[: batch.n_segments] > 1).any()):
             return None
         plan = make_plan(batch, self._heads._replace(captured=True))
         bucket = bucket_of(batch, plan)
-        return None if bucket is None or plan.n_keys > MOST_KEYS else (plan, bucket)
+        if bucket is None or plan.n_keys > MOST_KEYS or not self._has_room(bucket):
+            return None
+        return plan, bucket
+
+    def _has_room(self, bucket: Bucket) -> bool:
+        """FlashInfer keeps what it merges itself in its workspace: float32, with a log-sum-exp."""
+        what = self._what
+        row_bytes = what.heads * (what.head_dim + 1) * 4
+        tiles = ((group.kind.tile, tiles_of(group, self._heads.group)) for group in largest_groups(bucket))
+        return self._tiles is not None or all(tile * n * row_bytes <= len(self._workspace) for tile, n in tiles)
 
     def fix(self, bucket: Bucket, also: Mapping[str, npt.NDArray[Any]]) -> FixedPlan:
         """A plan whose tensors stay where they are; ready for a first run on padding alone. `also` are of the sizes
         that `load` gets."""
-        if self._indices is None:
-            self._indices = torch.zeros((3, MOST_KEYS), dtype=torch.int32, device=self.device)
-        what, groups = self._what, largest_groups(bucket)
+        room, groups, parts = self._room, largest_groups(bucket), bucket.all_parts
         empty = {name: np.zeros(size, dtype=np.int32) for name, size in sizes_of(bucket).items()}
         empty["slots"][:] = self.store.spare
         upload = Upload(self.staging)
         launches = []
         with self.staging.step():
             there = upload.put({**empty, **also})
-            for group, indices in zip(groups, self._indices[1:], strict=False):
+            for group, indices in zip(groups, room.indices[1:], strict=False):
                 pieces = Captured(len(group.qo_indptr) - 1, indices)
                 launch = self._new_launch(group.kind, pieces)
                 launch.plan(group, torch.full((int(group.kv_indptr[-1]),), self.store.spare, device=self.device).int())
                 launches.append((group, launch))
-        queries, results = (self._empty(bucket.all_parts, what.dtype) for _ in range(2))
         plan = DevicePlan(
             **{name: there[name] for name in empty},
-            indices=self._indices[0], key_angles=self._indices[0][:0], also={}, launches=launches,
-            merged=bucket.merged, queries=queries, parts=results,
-            lse=torch.empty((bucket.all_parts, what.heads), device=self.device),
-            out=self._empty(bucket.rows, what.dtype) if bucket.merged else results,
+            indices=room.indices[0], key_angles=room.indices[0][:0], also={}, launches=launches, merged=bucket.merged,
+            queries=room.queries[:parts], parts=room.parts[:parts], lse=room.lse[:parts],
+            out=(room.out if bucket.merged else room.parts)[: bucket.rows],
             watched=None,
         )  # fmt: skip
         return FixedPlan(bucket, upload, plan)
@@ -165,6 +191,13 @@ class FlashInferAttention:
         if kind.scratch:
             return RaggedLaunch(self._library, self._workspace, self._what, self.staging)
         return PagedLaunch(self._library, self._workspace, self._what, self.staging, long=kind.long, captured=captured)
+
+    @cached_property
+    def _room(self) -> _Room:
+        what = self._what
+        queries, parts, out = (self._empty(count, what.dtype) for count in (MOST_PARTS, MOST_PARTS, MOST_ROWS))
+        lse = torch.empty((MOST_PARTS, what.heads), device=self.device)
+        return _Room(torch.zeros((3, MOST_KEYS), dtype=torch.int32, device=self.device), queries, parts, lse, out)
 
     def _empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty((count, self._what.heads, self._what.head_dim), dtype=dtype, device=self.device)

@@ -1,8 +1,9 @@
-"""Decode steps in a captured graph: arrays of fixed sizes at fixed places, filled up with padding.
+"""Steps of few rows in a captured graph: arrays of fixed sizes at fixed places, filled up with padding.
 
-A graph runs the launches that it was captured with. What differs from step to step lies in the arrays: FlashInfer's
-wrappers take as many pieces as they were made for, some of them without rows, and rows beyond a step's own write to the
-spare slot and have no parts to merge.
+Decodes, and the headers of calls that begin: no piece of such a step is causal, since each row has a piece of its own
+with its call's new keys up to its own (`pieces.one_by_one`). A graph runs the launches that it was captured with. What
+differs from step to step lies in the arrays: FlashInfer's wrappers take as many pieces as they were made for, some of
+them without rows, and rows beyond a step's own write to the spare slot and have no parts to merge.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.gpu.plan import GpuPlan, Group, Kind
 
 MOST_ROWS = 256
+MOST_PARTS = 8192
+MOST_OWN = 1 << 15  # keys of calls' new rows, each row's counted for itself: half the square of a call's rows
 ALONE, SHARED = Kind(16, False, False), Kind(128, False, False)  # pieces of one row, and of more
 
 
@@ -33,19 +36,33 @@ class Bucket(NamedTuple):
         return self.alone + self.parts
 
 
+def fits(batch: Batch) -> bool:
+    """Whether the rows are few, and their own keys if each row reads them for itself."""
+    own = batch.own[: batch.n_segments].astype(np.int64)
+    several = own[own > 1]
+    return batch.n_rows <= MOST_ROWS and int((several * (several + 1)).sum()) // 2 <= MOST_OWN
+
+
 def bucket_of(batch: Batch, plan: GpuPlan) -> Bucket | None:
     """The smallest bucket for a step; None if no graph is made for steps of its kind."""
     plain = batch.watched is None and batch.scores is None and batch.samples.count <= batch.n_rows
     kinds = {group.kind for group in plan.groups}
-    if not plain or batch.n_rows > MOST_ROWS or not kinds <= {ALONE, SHARED}:
+    if not plain or not kinds <= {ALONE, SHARED}:
         return None
-    rows = _rounded(batch.n_rows)
+    rows = rounded(batch.n_rows)
     if not plan.merged and kinds == {ALONE}:
         return Bucket(rows, rows, 0, 0, False)
     count = dict.fromkeys((ALONE, SHARED), (0, 0))
     count |= {group.kind: (len(group.qo_indptr) - 1, int(group.qo_indptr[-1])) for group in plan.groups}
     pieces, parts = (_power(n) for n in count[SHARED])
-    return Bucket(rows, _rounded(count[ALONE][0]), pieces, max(parts, 2 * pieces), True)
+    bucket = Bucket(rows, rounded(count[ALONE][0]), pieces, max(parts, 2 * pieces), True)
+    return bucket if bucket.all_parts <= MOST_PARTS else None
+
+
+def tiles_of(group: Group, heads: int) -> int:
+    """Tiles of rows that FlashInfer makes room for in a graph (PrefillSplitQOKVIndptr), for `heads` query heads per KV
+    head."""
+    return -(-int(group.qo_indptr[-1]) * heads // group.kind.tile) + len(group.qo_indptr) - 2
 
 
 def largest_groups(bucket: Bucket) -> list[Group]:
@@ -89,9 +106,10 @@ def padded_arrays(plan: GpuPlan, batch: Batch, bucket: Bucket, spare: int) -> di
     }
 
 
-def _rounded(count: int) -> int:
-    """Powers of two, and from 16 on multiples of 8."""
-    return _power(count) if count <= 16 else -(-count // 8) * 8
+def rounded(count: int) -> int:
+    """Powers of two, and from 16 on three more between one and the next."""
+    step = max(1, _power(count) // 8)
+    return _power(count) if count <= 16 else -(-count // step) * step
 
 
 def _power(count: int) -> int:

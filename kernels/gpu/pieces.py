@@ -48,6 +48,27 @@ def segments_of(batch: Batch) -> Segments:
     )
 
 
+def one_by_one(segments: Segments) -> Segments:
+    """Segments without causal ones: of these, what all of their rows see, and for each row its own keys up to its
+    own, which it alone reads."""
+    several = segments.own > 1
+    if not several.any():
+        return segments
+    plain, causal = (Segments(*(field[chosen] for field in segments)) for chosen in (~several, several))
+    seen = causal.end - causal.own  # the end of what all rows see
+    shared = np.flatnonzero(seen > causal.begin)
+    call = np.repeat(np.arange(len(seen)), causal.own)
+    number = ranges(np.zeros_like(causal.own), causal.own)
+    ones = np.ones_like(call)
+    return Segments(
+        np.concatenate([plain.first_pair, causal.first_pair[shared], causal.first_pair[call] + number]),
+        np.concatenate([plain.rows, causal.rows[shared], ones]),
+        np.concatenate([plain.own, np.zeros_like(shared), ones]),
+        np.concatenate([plain.begin, causal.begin[shared], seen[call]]),
+        np.concatenate([plain.end, seen[shared], seen[call] + number + 1]),
+    )
+
+
 def key_ends(batch: Batch) -> Int64:
     """Where each extent's keys end, if all are counted through; [extents + 1], from 0."""
     ends: Int64 = np.concatenate([[0], np.cumsum(batch.extents[:, 1], dtype=np.int64)])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pavane.kernels.batch import Batch, Int32, Int64
-from pavane.kernels.gpu.pieces import Segments, Spans, cut, extents_of, longest_piece, ranges, segments_of
+from pavane.kernels.gpu.pieces import Segments, Spans, cut, extents_of, longest_piece, one_by_one, ranges, segments_of
 from pavane.kernels.gpu.scratch import LONG_ROWS, Joined, join, key_angles
 
 TILES = (16, 64)  # rows of queries that FlashInfer's kernel takes at once (FA2DetermineCtaTileQ): 16, 64, 128
@@ -84,13 +84,13 @@ class Heads(NamedTuple):
     kv_heads: int
     blocks: int  # thread blocks that run at a time
     scratch: int  # keys that the scratch has room for
-    captured: bool = False  # for a captured graph: see `_kinds`
+    captured: bool = False  # for a captured graph, which has no causal pieces: see `_kinds`
     alike: bool = False  # the kernels take pieces of any row counts in one launch
 
 
 def make_plan(batch: Batch, heads: Heads) -> GpuPlan:
     """See GpuPlan."""
-    segments = segments_of(batch)
+    segments = one_by_one(segments_of(batch)) if heads.captured else segments_of(batch)
     joined = [] if heads.captured else join(batch, segments, heads.group, heads.scratch)
     alone = np.ones(len(segments.rows), dtype=bool)
     for call in joined:

@@ -8,7 +8,19 @@ from array import array
 import pytest
 
 from pavane.protos.v1 import pavane_pb2 as pb
-from pavane.scheduler.spec import DecodeSpec, Ended, Failure, Outcome, Restarted, State, StateChanged, TokensAdded
+from pavane.scheduler.spec import (
+    Closed,
+    DecodeSpec,
+    Ended,
+    Failure,
+    Outcome,
+    Receipt,
+    Restarted,
+    State,
+    StateChanged,
+    TokensAdded,
+    Top,
+)
 from pavane.server.convert import outcome_message
 from pavane.server.ends import message_of
 from pavane.server.journal import LEAVING_KEPT, Journal
@@ -113,3 +125,45 @@ def test_the_end_of_a_released_call_is_kept_for_a_while(tokenizer: Tokenizer) ->
     journal.forget(["b"])
     journal.record([Ended("b", Outcome("b", State.DONE, decode=True))])
     assert [event.id for event in journal.read(0)] == ["b"]
+
+
+async def test_readers_are_woken_by_what_they_read(tokenizer: Tokenizer, said: tuple[TokensAdded, ...]) -> None:
+    journal = Journal(tokenizer)
+    for id in ("a", "b"):
+        journal.expect(id, DecodeSpec(seed=1))
+    everything, both = journal.changed(), journal.changed(frozenset("ab"))
+    of_b, ends = journal.changed(frozenset("b")), journal.changed(deltas=False)
+    gone = journal.changed(frozenset("a"))
+    gone.cancel()
+    journal.record([said[0]])
+    assert [w.done() for w in (everything, both, of_b, ends)] == [True, True, False, False]
+    journal.record([TokensAdded("b", said[0].tokens, ()), TokensAdded("c", (1,), ())])
+    assert of_b.done()
+    assert not ends.done()
+    of_a = journal.changed(frozenset("a"))
+    journal.record([StateChanged("b", State.RUNNING)])
+    assert ends.done()
+    assert not of_a.done()
+    journal.record([Closed(Receipt())])
+    assert of_a.done(), "nothing more comes"
+
+
+def test_what_a_lagging_reader_gets_at_once_is_what_others_got_in_pieces(tokenizer: Tokenizer) -> None:
+    journal = Journal(tokenizer)
+    journal.expect("a", DecodeSpec(seed=1))
+    ids = tokenizer.encode("red STOP blue é", special=False)
+    pieces: list[pb.Delta] = []
+    for i, token in enumerate(ids):
+        top = (Top((token, 7), (-0.5, -1.5)),) if i % 2 else ()
+        journal.record([TokensAdded("a", (token,), (-0.25 * i,), top)])
+        pieces += [event.delta for event in journal.read(journal.cursor - 1)]
+    assert [piece.first_token for piece in pieces] == list(range(len(ids)))
+    for first, piece in enumerate(pieces):
+        (event,) = journal.read(first)
+        whole = pb.Delta(first_token=piece.first_token, first_char=piece.first_char)
+        for part in pieces[first:]:
+            whole.text += part.text
+            for name in ("tokens", "logprobs", "top_logprobs"):
+                getattr(whole, name).extend(getattr(part, name))
+        assert (event.cursor, event.id, event.delta) == (len(ids), "a", whole)
+    assert journal.read(len(ids)) == []

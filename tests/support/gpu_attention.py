@@ -58,7 +58,7 @@ def standing_in(
     what = Attention(heads, kv_heads, head_dim, dtype, store.k.dtype, hopper, k_scale, v_scale)
     library = STAND_IN if stream is None else library_on(stream)
     return FlashInferAttention(
-        store, rope, what, library, ops or TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=1024,
+        store, rope, what, library, ops or TorchOps(), blocks=blocks, scratch=scratch, workspace_bytes=64 << 20,
         stream=stream, tiles=tiles,
     )  # fmt: skip
 

@@ -82,7 +82,7 @@ def runner_of(loaded: LoadedModel, formats: Formats) -> GpuRunner:
     decoder = formats.weights(config, dict(loaded.weights), TorchOps(), torch.bfloat16, CPU)
     what = Attention(config.num_heads, config.num_kv_heads, config.head_dim, torch.bfloat16, formats.kv, True)
     attention = FlashInferAttention(
-        store, rope_of(config), what, STAND_IN, TorchOps(), blocks=264, scratch=SLOTS, workspace_bytes=1024
+        store, rope_of(config), what, STAND_IN, TorchOps(), blocks=264, scratch=SLOTS, workspace_bytes=64 << 20
     )  # fmt: skip
     return GpuRunner(GpuModel(decoder, attention, TorchOps(), CPU, lambda: None), SLOTS)
 
