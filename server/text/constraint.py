@@ -17,7 +17,8 @@ from pavane.kernels.batch import UInt32
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.text import ConstraintState
 from pavane.server.text.following import NO_TEXT, Compiled, Following, TokenMasks
-from pavane.server.text.schema_numbers import NumberError, check_grammar, parse
+from pavane.server.text.schema_numbers import NumberError, in_grammar, parse
+from pavane.server.text.schema_overlap import MOST, Overlap, joined_in_grammar
 from pavane.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 65_536
@@ -131,9 +132,12 @@ def _grammar(kind: str, text: str) -> str:
         return llguidance.LLMatcher.grammar_from_regex(text)
     if kind == "grammar":
         try:
-            check_grammar(text)
+            joined = max([joined_in_grammar(text), *(Overlap(schema).count() for schema in in_grammar(text))])
         except NumberError as error:
             raise _InvalidError(str(error)) from None
+        except RecursionError:
+            raise _InvalidError("has a schema that is nested too deeply; flatten it") from None
+        _check_joined(joined)
         return llguidance.LLMatcher.grammar_from_lark(text)
     try:  # else it would become a part of its own JSON, whatever it is
         schema = parse(text)
@@ -144,9 +148,18 @@ def _grammar(kind: str, text: str) -> str:
     if not isinstance(schema, dict):
         raise _InvalidError("is no JSON object; use {} for any JSON")
     try:
+        _check_joined(Overlap(schema).count())
+    except RecursionError:
+        raise _InvalidError("is nested too deeply; flatten it") from None
+    try:
         return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
     except ValueError as error:  # its own reader is stricter: nested too deeply, half a surrogate pair
         raise _InvalidError(f"cannot be compiled: {error}") from None
+
+
+def _check_joined(patterns: int) -> None:
+    if patterns > MOST:
+        raise _InvalidError(f"joins up to {patterns} patterns in one string; at most {MOST} are allowed: write fewer")
 
 
 class _InvalidError(Exception):

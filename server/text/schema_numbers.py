@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 EXACT = 2**53  # integers up to here are doubles
 LARGEST = 2**63 - 1  # beyond EXACT, but taken as it is; for many "no bound"
@@ -27,13 +28,14 @@ def parse(text: str) -> object:
     return _DECODER.decode(text)
 
 
-def check_grammar(text: str) -> None:
-    """Reads the JSON schemas within a Lark grammar, where they are JSON. Raises NumberError."""
+def in_grammar(text: str) -> Iterator[object]:
+    """The JSON schemas within a Lark grammar, where they are JSON. Raises NumberError."""
     for begin in re.finditer(r"%json\s*", text):
         try:
-            _DECODER.raw_decode(text, begin.end())
+            schema, _ = _DECODER.raw_decode(text, begin.end())
         except (ValueError, RecursionError):
             continue  # the parser of grammars says it better, or it is no schema but a part of some text
+        yield schema
 
 
 def _integer(digits: str) -> int:

@@ -178,6 +178,40 @@ def test_numbers_that_are_taken_as_they_are(constraints: Constraints, tokenizer:
     assert json.loads(text) == number
 
 
+_PATTERNS = [{"type": "string", "pattern": f"a{i}"} for i in range(20)]
+_CHAIN = {f"d{i}": {"pattern": f"a{i}", "allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(19)} | {"d19": {}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": _PATTERNS},
+        {"allOf": [{"properties": {"x": pattern}} for pattern in _PATTERNS]},
+        {"allOf": [{"anyOf": [pattern, {"type": "null"}]} for pattern in _PATTERNS]},
+        {"$defs": _CHAIN, "$ref": "#/$defs/d0"},
+        {"$defs": {"a": {"$anchor": "x", "allOf": _PATTERNS}}, "$ref": "#x"},
+    ],
+)
+def test_patterns_that_double_the_time_are_refused(constraints: Constraints, schema: dict[str, Any]) -> None:
+    text = json.dumps(schema)
+    for kind, said in (("json_schema", text), ("grammar", f"start: %json {text}")):
+        with pytest.raises(RequestError, match=rf"its {kind} joins up to \d\d patterns in one string; at most 10"):
+            constraints.get(kind, said, "x")
+
+
+def test_joined_terminals_are_counted(constraints: Constraints) -> None:
+    with pytest.raises(RequestError, match="joins up to 24 patterns"):
+        constraints.get("grammar", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(24)), "x")
+    constraints.get("grammar", f'start: A | "{"&" * 30}" // {"&" * 30}\nA: /[a-z]*/ & /.*&?b/', "x")
+
+
+def test_patterns_apart_are_as_many_as_one_likes(constraints: Constraints) -> None:
+    parts = [{"properties": {f"p{i}{j}": {"type": "string", "pattern": "^a$"} for j in range(8)}} for i in range(3)]
+    tree = {"$ref": "#/$defs/node"}
+    node = {"type": "object", "allOf": parts, "properties": {"left": tree, "right": tree}}
+    constraints.get("json_schema", json.dumps({"$defs": {"node": node}, **tree}), "x")
+
+
 def test_what_the_vocabulary_cannot_write(constraints: Constraints, tokenizer: Tokenizer) -> None:
     """SmolLM2 has no token for U+0004, and no bytes for it."""
     assert walked(constraints, tokenizer, "regex", "\x04|b", random.Random(1)) == "b"
