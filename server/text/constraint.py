@@ -6,7 +6,6 @@ never among them, but for those that end the turn, and these only where the text
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from pavane.kernels.batch import UInt32
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.text import ConstraintState
 from pavane.server.text.following import NO_TEXT, Compiled, Following, TokenMasks
+from pavane.server.text.schema_numbers import NumberError, in_grammar, parse
+from pavane.server.text.schema_overlap import MOST, Overlap, joined_in_grammar
 from pavane.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 65_536
@@ -126,16 +127,39 @@ def _grammar(kind: str, text: str) -> str:
     import llguidance
 
     if kind == "regex":
+        if (len(text) - len(text.rstrip("\\"))) % 2:  # llguidance would drop it
+            raise _InvalidError("cannot be compiled: it ends in a backslash; for the character itself write two")
         return llguidance.LLMatcher.grammar_from_regex(text)
     if kind == "grammar":
+        try:
+            joined = max([joined_in_grammar(text), *(Overlap(schema).count() for schema in in_grammar(text))])
+        except NumberError as error:
+            raise _InvalidError(str(error)) from None
+        except RecursionError:
+            raise _InvalidError("has a schema that is nested too deeply; flatten it") from None
+        _check_joined(joined)
         return llguidance.LLMatcher.grammar_from_lark(text)
     try:  # else it would become a part of its own JSON, whatever it is
-        schema = json.loads(text)
+        schema = parse(text)
     except (ValueError, RecursionError) as error:
         raise _InvalidError(f"is not JSON: {error}") from None
+    except NumberError as error:
+        raise _InvalidError(str(error)) from None
     if not isinstance(schema, dict):
         raise _InvalidError("is no JSON object; use {} for any JSON")
-    return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
+    try:
+        _check_joined(Overlap(schema).count())
+    except RecursionError:
+        raise _InvalidError("is nested too deeply; flatten it") from None
+    try:
+        return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
+    except ValueError as error:  # its own reader is stricter: nested too deeply, half a surrogate pair
+        raise _InvalidError(f"cannot be compiled: {error}") from None
+
+
+def _check_joined(patterns: int) -> None:
+    if patterns > MOST:
+        raise _InvalidError(f"joins up to {patterns} patterns in one string; at most {MOST} are allowed: write fewer")
 
 
 class _InvalidError(Exception):
