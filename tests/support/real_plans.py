@@ -79,6 +79,8 @@ class Planner:
                     check_lists(launch._wrapper, group.qo_indptr, group.kv_indptr, self._group)  # type: ignore[attr-defined]
             return
         plan, bucket = captured
+        if covering := [other for other in self._fixed if other.covers(bucket)]:
+            bucket = covering[-1]
         if bucket not in self._fixed:
             fixed = attention.fix(bucket, {})
             self._fixed[bucket] = fixed, [told(launch) for _, launch in fixed.plan.launches]
