@@ -18,7 +18,7 @@ from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.text import ConstraintState
 from pavane.server.text.following import NO_TEXT, Compiled, Following, TokenMasks
 from pavane.server.text.schema_numbers import NumberError, in_grammar, parse
-from pavane.server.text.schema_overlap import MOST, Overlap, joined_in_grammar
+from pavane.server.text.schema_overlap import LARGEST_MULTIPLE, MOST, Overlap, joined_in_grammar
 from pavane.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 65_536
@@ -132,12 +132,14 @@ def _grammar(kind: str, text: str) -> str:
         return llguidance.LLMatcher.grammar_from_regex(text)
     if kind == "grammar":
         try:
-            joined = max([joined_in_grammar(text), *(Overlap(schema).count() for schema in in_grammar(text))])
+            overlaps = [Overlap(schema) for schema in in_grammar(text)]
+            _check_cost(joined_in_grammar(text))
+            for overlap in overlaps:
+                _check_cost(overlap.count(), overlap.multiple())
         except NumberError as error:
             raise _InvalidError(str(error)) from None
         except RecursionError:
             raise _InvalidError("has a schema that is nested too deeply; flatten it") from None
-        _check_joined(joined)
         return llguidance.LLMatcher.grammar_from_lark(text)
     try:  # else it would become a part of its own JSON, whatever it is
         schema = parse(text)
@@ -148,7 +150,8 @@ def _grammar(kind: str, text: str) -> str:
     if not isinstance(schema, dict):
         raise _InvalidError("is no JSON object; use {} for any JSON")
     try:
-        _check_joined(Overlap(schema).count())
+        overlap = Overlap(schema)
+        _check_cost(overlap.count(), overlap.multiple())
     except RecursionError:
         raise _InvalidError("is nested too deeply; flatten it") from None
     try:
@@ -157,9 +160,13 @@ def _grammar(kind: str, text: str) -> str:
         raise _InvalidError(f"cannot be compiled: {error}") from None
 
 
-def _check_joined(patterns: int) -> None:
+def _check_cost(patterns: int, multiple: int = 0) -> None:
     if patterns > MOST:
         raise _InvalidError(f"joins up to {patterns} patterns in one string; at most {MOST} are allowed: write fewer")
+    if multiple > LARGEST_MULTIPLE:
+        raise _InvalidError(
+            f"needs multiples of {multiple}, without a decimal point; at most {LARGEST_MULTIPLE} is allowed"
+        )
 
 
 class _InvalidError(Exception):

@@ -1,4 +1,4 @@
-"""How many patterns one string may have to match at the same time, in a JSON schema or a Lark grammar.
+"""What in a JSON schema or a Lark grammar may make it too costly to compile: patterns that meet, large multiples.
 
 llguidance asks whether any text matches all of them, which takes time and memory that double with each, without end: a
 compilation cannot be broken off, so what would take too long has to be known before.
@@ -6,11 +6,14 @@ compilation cannot be broken off, so what would take too long has to be known be
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from urllib.parse import unquote
 
 MOST = 10
+LARGEST_MULTIPLE = 100_000  # llguidance makes a state for each remainder
 _ALONE = ("pattern", "format")
 _EACH_OF = ("anyOf", "oneOf")
 _LITERAL = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*')
@@ -34,6 +37,15 @@ class Overlap:
     def count(self) -> int:
         """Patterns and formats that may meet in one string."""
         return self._of(self._root) if self._all > MOST else self._all
+
+    def multiple(self) -> int:
+        """The largest `multipleOf` without its decimal point; where schemas are joined, the least multiple of all."""
+        found = [node["multipleOf"] for node in _objects(self._root) if "multipleOf" in node]
+        numbers = [Decimal(repr(value)).normalize() for value in found if type(value) in (int, float) and value]
+        if any("allOf" in node or "$ref" in node for node in _objects(self._root)):
+            least = min((_exponent(number) for number in numbers), default=0)
+            return math.lcm(*(abs(int(number.scaleb(-least))) for number in numbers))
+        return max((abs(int(number.scaleb(-min(_exponent(number), 0)))) for number in numbers), default=0)
 
     def _of(self, node: object) -> int:
         if isinstance(node, list):
@@ -71,6 +83,10 @@ class Overlap:
             else:
                 return None
         return node
+
+
+def _exponent(number: Decimal) -> int:
+    return int(number.as_tuple().exponent)
 
 
 def _objects(node: object) -> Iterable[dict[str, object]]:

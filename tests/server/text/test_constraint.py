@@ -199,6 +199,18 @@ def test_patterns_that_double_the_time_are_refused(constraints: Constraints, sch
             constraints.get(kind, said, "x")
 
 
+@pytest.mark.parametrize(
+    "number", ["100001", "1.00001", "1e6", "9999991", '{"allOf": [{"multipleOf": 997}, {"multipleOf": 9973}]}']
+)
+def test_large_multiples_are_refused(constraints: Constraints, number: str) -> None:
+    text = number if number[0] == "{" else f'{{"type": "number", "multipleOf": {number}}}'
+    for kind, said in (("json_schema", text), ("grammar", f"start: %json {text}")):
+        with pytest.raises(RequestError, match=rf"its {kind} needs multiples of \d{{6,7}}, without a decimal"):
+            constraints.get(kind, said, "x")
+    for number in ("0.0001", "86400.0", "100000"):
+        constraints.get("json_schema", f'{{"type": "number", "multipleOf": {number}}}', "x")
+
+
 def test_joined_terminals_are_counted(constraints: Constraints) -> None:
     with pytest.raises(RequestError, match="joins up to 24 patterns"):
         constraints.get("grammar", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(24)), "x")
