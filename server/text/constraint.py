@@ -60,6 +60,9 @@ class Constraints:
             raise _refusal(call_id, kind, f"is {len(text)} characters long; at most {MAX_CHARS} are allowed")
         try:
             made = self._compile(kind, text)
+        except _BusyError:
+            busy = f"call {call_id!r}: its {kind} has waited {COMPILE_S:g} s for others to be compiled; send it later"
+            raise RequestError(Reason.QUEUE_FULL, busy, (call_id,), retry_after=COMPILE_S) from None
         except TimeoutError:
             raise _refusal(call_id, kind, f"took longer than {COMPILE_S:g} s to compile; simplify it") from None
         except _InvalidError as error:
@@ -111,7 +114,16 @@ class Constraints:
             made.compute_bitmask()  # the first is the most expensive
             return made
 
-        compiled = Compiled(lambda: self._deep().submit(make).result(COMPILE_S), masks)
+        def in_time() -> llguidance.LLMatcher:
+            job = self._deep().submit(make)
+            try:
+                return job.result(COMPILE_S)
+            except TimeoutError:
+                if job.cancel():  # it has not begun
+                    raise _BusyError from None
+                raise
+
+        compiled = Compiled(in_time, masks)
         first = compiled.start(self._end_ids)
         mask = np.zeros(self._words, dtype=np.uint32)
         first.fill(mask)
@@ -167,6 +179,10 @@ def _check_cost(patterns: int, multiple: int = 0) -> None:
         raise _InvalidError(
             f"needs multiples of {multiple}, without a decimal point; at most {LARGEST_MULTIPLE} is allowed"
         )
+
+
+class _BusyError(TimeoutError):
+    """Another constraint takes all the time."""
 
 
 class _InvalidError(Exception):

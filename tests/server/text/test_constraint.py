@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -276,17 +277,38 @@ def test_what_one_text_uses_up_the_others_do_not_lack(
     assert len(allowed(constraints, constraints.get(*hard).start(ENDS))) > 1000
 
 
-def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_too_long_to_be_compiled_is_told_to_come_again(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
     go_on = threading.Event()
     constraints._deep().submit(go_on.wait)  # something that will not end
     monkeypatch.setattr(constraint, "COMPILE_S", 0.05)
-    with pytest.raises(RequestError, match=r"its regex took longer than 0\.05 s to compile; simplify it") as caught:
+    with pytest.raises(RequestError, match=r"call 'x': its regex has waited 0\.05 s for others") as caught:
         constraints.get("regex", "a", "x")
-    assert caught.value.reason is Reason.INVALID_CONSTRAINT
+    assert caught.value.reason is Reason.QUEUE_FULL
+    assert caught.value.retry_after == 0.05
     go_on.set()
     monkeypatch.setattr(constraint, "COMPILE_S", 60.0)
     constraints.get("regex", "a", "x")
+
+
+class Stuck(ThreadPoolExecutor):
+    """Begins what it is given, and never ends it."""
+
+    def submit(self, *_: object, **__: object) -> Future[Any]:
+        job: Future[Any] = Future()
+        job.set_running_or_notify_cancel()
+        return job
+
+
+def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
+    constraints._compiler = Stuck()
+    monkeypatch.setattr(constraint, "COMPILE_S", 0.05)
+    with pytest.raises(RequestError, match=r"its regex took longer than 0\.05 s to compile; simplify it") as caught:
+        constraints.get("regex", "a", "x")
+    assert caught.value.reason is Reason.INVALID_CONSTRAINT
 
 
 @pytest.mark.parametrize("make", [byte_level_spec, sentence_piece_spec])
