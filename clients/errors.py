@@ -87,7 +87,11 @@ class DeadlineExceeded(PavaneError):  # noqa: N818
 
 
 class Unavailable(PavaneError):  # noqa: N818
-    """UNAVAILABLE, or a stream that was cut."""
+    """UNAVAILABLE, or a stream that was cut. `refused`: the two did not agree on TLS, and will not the next time."""
+
+    def __init__(self, reason: str, text: str, ids: Iterable[str] = (), refused: bool = False) -> None:
+        super().__init__(reason, text, ids)
+        self.refused = refused
 
 
 class InternalError(PavaneError):
@@ -126,6 +130,14 @@ _BY_STATUS: dict[grpc.StatusCode, type[PavaneError]] = {
 }
 
 
+# In gRPC's words; what is to be changed.
+_NO_TLS = {
+    "CERTIFICATE_VERIFY_FAILED": "nobody who is trusted here has signed the server's certificate; name who has (ca)",
+    "Hostname Verification": "the server's certificate is for another name; ask for the server by a name it has",
+    "WRONG_VERSION_NUMBER": "the server does not encrypt there; connect without TLS",
+}
+
+
 def seconds(duration: Duration) -> float:
     """A protobuf Duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
@@ -143,6 +155,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> PavaneError:
         return ResourceExhausted(reason, text, ids, later)
     if kind is DeadlineExceeded:
         return DeadlineExceeded(reason, text, ids, refused=detail is not None)
+    if kind is Unavailable and detail is None:
+        for words, advice in _NO_TLS.items():
+            if words in text:
+                return Unavailable(reason, f"{advice} ({text})", refused=True)
     return kind(reason, text, ids)
 
 

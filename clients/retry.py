@@ -55,6 +55,4 @@ def retriable(error: PavaneError) -> bool:
     deadline only if it was the request's own."""
     if isinstance(error, ResourceExhausted):
         return error.retry_after is not None
-    if isinstance(error, DeadlineExceeded):
-        return not error.refused
-    return isinstance(error, Unavailable)
+    return isinstance(error, DeadlineExceeded | Unavailable) and not error.refused

@@ -102,6 +102,26 @@ async def test_tls_and_client_certificates(model: Path, authority: Authority, tm
         assert not await gets_in(server, tls=TLS(ca=authority.root, cert=theirs.cert, key=theirs.key))
 
 
+async def test_a_client_does_not_go_on_asking_whom_it_will_never_trust(
+    model: Path, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "strange").mkdir()
+    strange = Authority.make(tmp_path / "strange")
+
+    async def told(server: Server, tls: TLS) -> str:
+        async with Client(f"localhost:{server.port}", tls=tls) as client:
+            with pytest.raises(Unavailable) as caught:
+                await asyncio.wait_for(client.server_info(), PATIENCE)
+        assert caught.value.refused
+        return caught.value.text
+
+    async with served(model, **authority.flags) as server:
+        assert "name who has (ca)" in await told(server, TLS(ca=strange.root))
+        assert "another name" in await told(server, TLS(ca=authority.root, server_name="pavane.example"))
+    async with served(model) as server:
+        assert "without TLS" in await told(server, TLS(ca=authority.root))
+
+
 def serial(server: Server, authority: Authority) -> str:
     """Of the certificate that is shown now. Handshakes are gRPC's threads' work, so that this may block the loop."""
     context = ssl.create_default_context(cafile=str(authority.root))
