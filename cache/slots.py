@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 LOOKED_AT = 16  # extents of a request's own class, of which some are long enough
@@ -18,6 +19,9 @@ class Extent(NamedTuple):
     @property
     def end(self) -> int:
         return self.start + self.length
+
+
+_length = itemgetter(1)
 
 
 class OutOfSlotsError(Exception):
@@ -117,10 +121,7 @@ def _class(length: int) -> int:
 
 
 def length_of(extents: list[Extent]) -> int:
-    total = 0
-    for _, length in extents:
-        total += length
-    return total
+    return sum(map(_length, extents))
 
 
 def cut(extents: list[Extent], count: int) -> tuple[list[Extent], list[Extent]]:

@@ -11,12 +11,15 @@ examples:
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 
 from pavane.cli.connect import add_server_arguments, connection, no_server, receipt_line
+from pavane.cli.extras import UsageError
 from pavane.cli.sampling import add_sampling_arguments, sampling_options
 from pavane.clients import CallFailed, DecodeOptions, PavaneError, SyncClient, SyncMessage, SyncWorkflow, Unavailable
+from pavane.clients.checks import UINT32, integer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talks until the input ends. Returns 0, or 1 if an answer failed."""
     options = sampling_options(args)
+    try:
+        integer("--max-tokens", args.max_tokens, UINT32, least=1)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     with SyncClient(**connection(args), namespace=args.namespace) as client:
         try:
             info = client.server_info()
@@ -94,6 +101,8 @@ class Chat:
 
 def _turns() -> Iterator[str]:
     terminal = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is not UTF-8
     while True:
         try:
             text = input("\n> " if terminal else "").strip()

@@ -10,6 +10,7 @@ from typing import TypedDict
 from pavane.cli.extras import UsageError
 from pavane.clients import TLS, Receipt, Unavailable
 from pavane.clients.security import check_api_key
+from pavane.clients.transport import check_namespace
 
 
 class Connection(TypedDict):
@@ -67,6 +68,7 @@ def connection(args: argparse.Namespace) -> Connection:
             tls = TLS(ca=args.tls_ca or None, cert=args.client_cert or None, key=args.client_key or None)
             tls.credentials()  # that the files are there is said before anything else happens
         check_api_key(args.api_key, args.server, tls)
+        check_namespace(getattr(args, "namespace", ""))  # `pavane top` has none
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Connection(target=args.server, tls=tls, api_key=args.api_key)

@@ -20,9 +20,11 @@ from rich.text import Text
 
 from pavane.cli.connect import connection, no_server
 from pavane.cli.console import PavaneConsole
+from pavane.cli.extras import UsageError
 from pavane.cli.graph import Graph, Node
 from pavane.cli.run import add_graph_arguments, read_graph
 from pavane.clients import Client, Plan, Result, ServerInfo, Unavailable
+from pavane.clients.checks import UINT32, integer
 
 WIDE, MEDIUM = 72, 56  # columns, from which on there is room for the parents, and for the kind
 KIND, GAP = 7, 2
@@ -39,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the plan. Returns 0, or 1 if a call would fail."""
+    try:
+        if args.assume is not None:
+            integer("--assume", args.assume, UINT32, least=1)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     graph = read_graph(args)
     plan, info = asyncio.run(_plan(graph, args))
     if args.json:

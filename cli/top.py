@@ -2,7 +2,8 @@
 
 Reads AdminService, which a server on a loopback address serves by default and any other with `pavane serve --admin on`;
 a server with API keys serves it to those of role admin.
-In a terminal it refreshes until q or Ctrl-C; anywhere else it prints once.
+In a terminal it refreshes until q or Ctrl-C; anywhere else it prints once. With --json it goes on until it is stopped,
+unless --once.
 """
 
 from __future__ import annotations

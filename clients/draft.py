@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from pavane.clients.calls import DecodeOptions, PrefillOptions, decode_call, prefill_call
+from pavane.clients.checks import UINT32, integer
 from pavane.clients.edges import Edge, Parent
 from pavane.clients.group import group_message
 from pavane.clients.results import Receipt, Result, receipt, result
@@ -68,6 +69,8 @@ class Draft:
         """What the calls would cost if they were submitted now; nothing runs. Raises PavaneError where a Submit would
         be refused. Answers that are not forced are taken to be `assumed_tokens` long, at most their max_tokens; by
         default max_tokens, or 256 where there is none."""
+        if assumed_tokens is not None:
+            integer("assumed_tokens", assumed_tokens, UINT32)
         submit = pb.SubmitRequest(calls=self._calls, groups=self._groups)
         answer = await self._send(pb.PlanRequest(submit=submit, assumed_tokens=assumed_tokens))
         return Plan(

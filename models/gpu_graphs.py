@@ -51,7 +51,8 @@ class Graphs:
         found = self._attention.plan_captured(batch)
         if found is None:
             return None
-        plan, bucket = found
+        plan, wanted = found
+        bucket = self._bucket(wanted)
         n, count = batch.n_rows, batch.samples.count
         arrays = {"tokens": batch.tokens[:n], "previous": batch.previous[:n]} | sample_arrays(batch.samples)
         also = {name: _padded(array, bucket.rows) for name, array in arrays.items()}
@@ -64,6 +65,13 @@ class Graphs:
         step.replay()
         words = {name: count * array.itemsize // 4 for name, array in arrays.items()}
         return step.hidden[:n], {name: there[name][: words[name]] for name in arrays}
+
+    def _bucket(self, wanted: Bucket) -> Bucket:
+        """That of the smallest graph that serves; `wanted`, to be captured, if there is none."""
+        if wanted in self._steps:
+            return wanted
+        there = [bucket for bucket, step in self._steps.items() if step is not None and bucket.covers(wanted)]
+        return min(there, key=lambda bucket: (bucket.rows, bucket.all_parts), default=wanted)
 
     def _capture(self, bucket: Bucket, also: dict[str, npt.NDArray[Any]]) -> _Step | None:
         if len(self._steps) == MOST_GRAPHS:

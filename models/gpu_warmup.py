@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from pavane.kernels.batch import NO_MASK, NO_TOKEN, Batch, Int32, Samples
-from pavane.kernels.gpu.captured import rounded
 from pavane.kernels.gpu.scratch import LONG_ROWS
 
 
@@ -31,7 +30,7 @@ def largest_step(rows: int, samples: int, positions: int) -> Batch:
 
 def decode_sizes(most: int) -> list[int]:
     """Numbers of plain decodes whose graphs are captured before a server takes calls."""
-    return sorted({rounded(rows) for rows in range(1, min(most, 64) + 1)} & set(range(most + 1)))
+    return [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= most]
 
 
 def step(rows: list[int], positions: int, *, before: int, parent: int = 0, samples: int | None = None) -> Batch:

@@ -39,9 +39,10 @@ def serve(config: ServerConfig, make_runner: MakeRunner | None = None) -> int:
         log_to(STDERR, config.log_level, config.log_format)
         signals = StopSignals()
         server = await start(config, make_runner, signals)
-        print(f"listening on {config.host}:{server.port}", flush=True)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        print(f"listening on {host}:{server.port}", flush=True)
         if server.metrics_port >= 0:
-            logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", config.host, server.metrics_port)
+            logging.getLogger("pavane").info("metrics on http://%s:%d/metrics", host, server.metrics_port)
         return await server.run_until(signals)
 
     try:

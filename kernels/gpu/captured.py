@@ -16,6 +16,8 @@ from pavane.kernels.batch import Batch, Int32
 from pavane.kernels.gpu.plan import GpuPlan, Group, Kind
 
 MOST_ROWS = 256
+WASTE = 4  # times what a step has of anything is the most that its graph has
+FREE_ROWS = 64  # so many cost no more than one: products wait for the weights
 MOST_PARTS = 8192
 MOST_OWN = 1 << 15  # keys of calls' new rows, each row's counted for itself: half the square of a call's rows
 ALONE, SHARED = Kind(16, False, False), Kind(128, False, False)  # pieces of one row, and of more
@@ -34,6 +36,13 @@ class Bucket(NamedTuple):
     @property
     def all_parts(self) -> int:
         return self.alone + self.parts
+
+    def covers(self, other: Bucket) -> bool:
+        """Whether a graph of these sizes runs a step of `other`, without much that is padding: launches without rows
+        and keys are cheap, and capturing is not."""
+        alike = self.merged == other.merged and (self.pieces > 0) == (other.pieces > 0)
+        few = self.rows <= FREE_ROWS or self.rows == other.rows
+        return alike and few and all(its <= mine <= WASTE * its for mine, its in zip(self[:4], other[:4], strict=True))
 
 
 def fits(batch: Batch) -> bool:
@@ -55,7 +64,7 @@ def bucket_of(batch: Batch, plan: GpuPlan) -> Bucket | None:
     count = dict.fromkeys((ALONE, SHARED), (0, 0))
     count |= {group.kind: (len(group.qo_indptr) - 1, int(group.qo_indptr[-1])) for group in plan.groups}
     pieces, parts = (_power(n) for n in count[SHARED])
-    bucket = Bucket(rows, rounded(count[ALONE][0]), pieces, max(parts, 2 * pieces), True)
+    bucket = Bucket(rows, _power(count[ALONE][0]), pieces, max(parts, 2 * pieces), True)
     return bucket if bucket.all_parts <= MOST_PARTS else None
 
 
@@ -106,10 +115,9 @@ def padded_arrays(plan: GpuPlan, batch: Batch, bucket: Bucket, spare: int) -> di
     }
 
 
-def rounded(count: int) -> int:
-    """Powers of two, and from 16 on three more between one and the next."""
-    step = max(1, _power(count) // 8)
-    return _power(count) if count <= 16 else -(-count // step) * step
+def rounded(rows: int) -> int:
+    """Powers of two, and beyond FREE_ROWS multiples of half of it."""
+    return _power(rows) if rows <= FREE_ROWS else -(-rows // (FREE_ROWS // 2)) * (FREE_ROWS // 2)
 
 
 def _power(count: int) -> int:

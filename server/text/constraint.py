@@ -6,7 +6,6 @@ never among them, but for those that end the turn, and these only where the text
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from pavane.kernels.batch import UInt32
 from pavane.scheduler.errors import Reason, RequestError
 from pavane.scheduler.text import ConstraintState
 from pavane.server.text.following import NO_TEXT, Compiled, Following, TokenMasks
+from pavane.server.text.schema_numbers import NumberError, in_grammar, parse
+from pavane.server.text.schema_overlap import LARGEST_MULTIPLE, MOST, Overlap, joined_in_grammar
 from pavane.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 65_536
@@ -59,6 +60,9 @@ class Constraints:
             raise _refusal(call_id, kind, f"is {len(text)} characters long; at most {MAX_CHARS} are allowed")
         try:
             made = self._compile(kind, text)
+        except _BusyError:
+            busy = f"call {call_id!r}: its {kind} has waited {COMPILE_S:g} s for others to be compiled; send it later"
+            raise RequestError(Reason.QUEUE_FULL, busy, (call_id,), retry_after=COMPILE_S) from None
         except TimeoutError:
             raise _refusal(call_id, kind, f"took longer than {COMPILE_S:g} s to compile; simplify it") from None
         except _InvalidError as error:
@@ -110,7 +114,16 @@ class Constraints:
             made.compute_bitmask()  # the first is the most expensive
             return made
 
-        compiled = Compiled(lambda: self._deep().submit(make).result(COMPILE_S), masks)
+        def in_time() -> llguidance.LLMatcher:
+            job = self._deep().submit(make)
+            try:
+                return job.result(COMPILE_S)
+            except TimeoutError:
+                if job.cancel():  # it has not begun
+                    raise _BusyError from None
+                raise
+
+        compiled = Compiled(in_time, masks)
         first = compiled.start(self._end_ids)
         mask = np.zeros(self._words, dtype=np.uint32)
         first.fill(mask)
@@ -126,16 +139,50 @@ def _grammar(kind: str, text: str) -> str:
     import llguidance
 
     if kind == "regex":
+        if (len(text) - len(text.rstrip("\\"))) % 2:  # llguidance would drop it
+            raise _InvalidError("cannot be compiled: it ends in a backslash; for the character itself write two")
         return llguidance.LLMatcher.grammar_from_regex(text)
     if kind == "grammar":
+        try:
+            overlaps = [Overlap(schema) for schema in in_grammar(text)]
+            _check_cost(joined_in_grammar(text))
+            for overlap in overlaps:
+                _check_cost(overlap.count(), overlap.multiple())
+        except NumberError as error:
+            raise _InvalidError(str(error)) from None
+        except RecursionError:
+            raise _InvalidError("has a schema that is nested too deeply; flatten it") from None
         return llguidance.LLMatcher.grammar_from_lark(text)
     try:  # else it would become a part of its own JSON, whatever it is
-        schema = json.loads(text)
+        schema = parse(text)
     except (ValueError, RecursionError) as error:
         raise _InvalidError(f"is not JSON: {error}") from None
+    except NumberError as error:
+        raise _InvalidError(str(error)) from None
     if not isinstance(schema, dict):
         raise _InvalidError("is no JSON object; use {} for any JSON")
-    return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
+    try:
+        overlap = Overlap(schema)
+        _check_cost(overlap.count(), overlap.multiple())
+    except RecursionError:
+        raise _InvalidError("is nested too deeply; flatten it") from None
+    try:
+        return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
+    except ValueError as error:  # its own reader is stricter: nested too deeply, half a surrogate pair
+        raise _InvalidError(f"cannot be compiled: {error}") from None
+
+
+def _check_cost(patterns: int, multiple: int = 0) -> None:
+    if patterns > MOST:
+        raise _InvalidError(f"joins up to {patterns} patterns in one string; at most {MOST} are allowed: write fewer")
+    if multiple > LARGEST_MULTIPLE:
+        raise _InvalidError(
+            f"needs multiples of {multiple}, without a decimal point; at most {LARGEST_MULTIPLE} is allowed"
+        )
+
+
+class _BusyError(TimeoutError):
+    """Another constraint takes all the time."""
 
 
 class _InvalidError(Exception):

@@ -93,6 +93,12 @@ def test_chat_reads_a_pipe(target):
     assert done.stderr.splitlines()[1].startswith("40 in place, 0 moved, 1 encoded, 2 generated")
 
 
+def test_chat_reads_what_is_not_utf8(target):
+    words = [sys.executable, "-m", "pavane.cli.main", "chat", "--server", target, "--max-tokens", "1"]
+    done = subprocess.run(words, input=b"\xff\n", capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, b"m1-0 \n"), done.stderr
+
+
 def test_options_of_sampling(tmp_path):
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "null"}')
@@ -111,6 +117,8 @@ def test_options_of_sampling(tmp_path):
         (["--top-p", "1.5"], "top_p must be from 0 to 1"),
         (["--frequency-penalty", "-3"], "frequency_penalty must be from -2 to 2"),
         (["--json-schema", "nowhere.json"], "nowhere.json"),
+        (["--max-tokens", "-3"], "--max-tokens must be from 1 to 4294967295, not -3"),
+        (["--namespace", "a b"], "a namespace has at most 64 of the characters"),
         (["--regex", "a", "--grammar", "b.lark"], "not allowed with argument"),
     ],
 )

@@ -38,6 +38,11 @@ def test_assumed_lengths_and_json(target):
     assert plan["critical_path"] == ["start", "verdict"]
 
 
+def test_lengths_that_cannot_be_are_refused(target):
+    done = pavane("plan", "debate.yaml", "--server", target, "--assume", "-1")
+    assert (done.returncode, done.stderr) == (2, "pavane plan: --assume must be from 1 to 4294967295, not -1\n")
+
+
 def test_calls_that_would_fail_are_told(target, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("messages: [{id: task, prefill: {user: hi}}, {id: bad, parents: [task], decode: }]")

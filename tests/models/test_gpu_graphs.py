@@ -23,18 +23,20 @@ def test_a_size_that_comes_often_takes_the_place_of_one_that_does_not(monkeypatc
         return again(run)
 
     config = tiny_config()
-    model = standing_in_runner(config, tiny_weights(config), 50).model
+    model = standing_in_runner(config, tiny_weights(config), 200).model
     graphs = Graphs(model.decoder, model.attention, record)
     none = torch.empty(0, dtype=torch.int32)
 
     def comes(rows: int) -> bool:
         return graphs.forward(step([1] * rows, 20, before=1), none) is not None
 
-    assert [comes(1), comes(2), comes(1)] == [True] * 3
-    assert [comes(4), comes(4)] == [False] * 2
+    assert [comes(1), comes(8), comes(1)] == [True] * 3
+    assert [comes(64), comes(64)] == [False] * 2
     assert captured == 2
-    assert comes(4), "it came often enough"
-    assert [comes(1), comes(4), comes(2)] == [True, True, False], "2 was replayed longest ago"
+    assert comes(64), "it came often enough"
+    assert [comes(1), comes(64), comes(8)] == [True, True, False], "8 was replayed longest ago"
+    assert captured == 3
+    assert [comes(16), comes(40)] == [True, True], "that of 64 rows serves"
     assert captured == 3
 
 

@@ -1,6 +1,6 @@
 """FlashInfer's own plans, compiled, for random steps: what the GPU's backend gives them is what they can work with.
 
-For a process of its own, with `cuda_runtime.c` preloaded: there is no GPU, and nothing is run but plans. Says how many.
+For a process of its own, with a GPU that is stood in for (`without_gpu`): nothing is run but plans. Says how many.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Planner:
                     check_lists(launch._wrapper, group.qo_indptr, group.kv_indptr, self._group)  # type: ignore[attr-defined]
             return
         plan, bucket = captured
+        if covering := [other for other in self._fixed if other.covers(bucket)]:
+            bucket = covering[-1]
         if bucket not in self._fixed:
             fixed = attention.fix(bucket, {})
             self._fixed[bucket] = fixed, [told(launch) for _, launch in fixed.plan.launches]

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,68 @@ def test_deep_chains_of_rules_do_not_overflow(constraints: Constraints, tokenize
     assert walked(constraints, tokenizer, "grammar", text, random.Random(1)) == "deep"
 
 
+@pytest.mark.parametrize("number", ["9007199254740993", "-9223372036854775296", "1" + "0" * 100, "-1e19", "1e400"])
+def test_numbers_that_would_become_others_are_refused(constraints: Constraints, number: str) -> None:
+    """A range from -2**63 to there would end the process."""
+    schema = f'{{"type": "integer", "minimum": {number}, "maximum": {number}}}'
+    for kind, text in (("json_schema", schema), ("grammar", f"start: %json{schema}")):
+        with pytest.raises(RequestError, match=rf"its {kind} has the number {number[:30]}") as caught:
+            constraints.get(kind, text, "x")
+        assert caught.value.reason is Reason.INVALID_CONSTRAINT
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**63 - 1, 0.1, 1e18])
+def test_numbers_that_are_taken_as_they_are(constraints: Constraints, tokenizer: Tokenizer, number: float) -> None:
+    text = walked(constraints, tokenizer, "json_schema", json.dumps({"const": number}), random.Random(1))
+    assert json.loads(text) == number
+
+
+_PATTERNS = [{"type": "string", "pattern": f"a{i}"} for i in range(20)]
+_CHAIN = {f"d{i}": {"pattern": f"a{i}", "allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(19)} | {"d19": {}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": _PATTERNS},
+        {"allOf": [{"properties": {"x": pattern}} for pattern in _PATTERNS]},
+        {"allOf": [{"anyOf": [pattern, {"type": "null"}]} for pattern in _PATTERNS]},
+        {"$defs": _CHAIN, "$ref": "#/$defs/d0"},
+        {"$defs": {"a": {"$anchor": "x", "allOf": _PATTERNS}}, "$ref": "#x"},
+    ],
+)
+def test_patterns_that_double_the_time_are_refused(constraints: Constraints, schema: dict[str, Any]) -> None:
+    text = json.dumps(schema)
+    for kind, said in (("json_schema", text), ("grammar", f"start: %json {text}")):
+        with pytest.raises(RequestError, match=rf"its {kind} joins up to \d\d patterns in one string; at most 10"):
+            constraints.get(kind, said, "x")
+
+
+@pytest.mark.parametrize(
+    "number", ["100001", "1.00001", "1e6", "9999991", '{"allOf": [{"multipleOf": 997}, {"multipleOf": 9973}]}']
+)
+def test_large_multiples_are_refused(constraints: Constraints, number: str) -> None:
+    text = number if number[0] == "{" else f'{{"type": "number", "multipleOf": {number}}}'
+    for kind, said in (("json_schema", text), ("grammar", f"start: %json {text}")):
+        with pytest.raises(RequestError, match=rf"its {kind} needs multiples of \d{{6,7}}, without a decimal"):
+            constraints.get(kind, said, "x")
+    for number in ("0.0001", "86400.0", "100000"):
+        constraints.get("json_schema", f'{{"type": "number", "multipleOf": {number}}}', "x")
+
+
+def test_joined_terminals_are_counted(constraints: Constraints) -> None:
+    with pytest.raises(RequestError, match="joins up to 24 patterns"):
+        constraints.get("grammar", "start: A\nA: " + " & ".join(f"/.*a{i}.*/" for i in range(24)), "x")
+    constraints.get("grammar", f'start: A | "{"&" * 30}" // {"&" * 30}\nA: /[a-z]*/ & /.*&?b/', "x")
+
+
+def test_patterns_apart_are_as_many_as_one_likes(constraints: Constraints) -> None:
+    parts = [{"properties": {f"p{i}{j}": {"type": "string", "pattern": "^a$"} for j in range(8)}} for i in range(3)]
+    tree = {"$ref": "#/$defs/node"}
+    node = {"type": "object", "allOf": parts, "properties": {"left": tree, "right": tree}}
+    constraints.get("json_schema", json.dumps({"$defs": {"node": node}, **tree}), "x")
+
+
 def test_what_the_vocabulary_cannot_write(constraints: Constraints, tokenizer: Tokenizer) -> None:
     """SmolLM2 has no token for U+0004, and no bytes for it."""
     assert walked(constraints, tokenizer, "regex", "\x04|b", random.Random(1)) == "b"
@@ -214,17 +277,38 @@ def test_what_one_text_uses_up_the_others_do_not_lack(
     assert len(allowed(constraints, constraints.get(*hard).start(ENDS))) > 1000
 
 
-def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_too_long_to_be_compiled_is_told_to_come_again(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
     go_on = threading.Event()
     constraints._deep().submit(go_on.wait)  # something that will not end
     monkeypatch.setattr(constraint, "COMPILE_S", 0.05)
-    with pytest.raises(RequestError, match=r"its regex took longer than 0\.05 s to compile; simplify it") as caught:
+    with pytest.raises(RequestError, match=r"call 'x': its regex has waited 0\.05 s for others") as caught:
         constraints.get("regex", "a", "x")
-    assert caught.value.reason is Reason.INVALID_CONSTRAINT
+    assert caught.value.reason is Reason.QUEUE_FULL
+    assert caught.value.retry_after == 0.05
     go_on.set()
     monkeypatch.setattr(constraint, "COMPILE_S", 60.0)
     constraints.get("regex", "a", "x")
+
+
+class Stuck(ThreadPoolExecutor):
+    """Begins what it is given, and never ends it."""
+
+    def submit(self, *_: object, **__: object) -> Future[Any]:
+        job: Future[Any] = Future()
+        job.set_running_or_notify_cancel()
+        return job
+
+
+def test_what_takes_too_long_to_compile_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraints = Constraints(tokenizer, ENDS, tokenizer.vocab_size)
+    constraints._compiler = Stuck()
+    monkeypatch.setattr(constraint, "COMPILE_S", 0.05)
+    with pytest.raises(RequestError, match=r"its regex took longer than 0\.05 s to compile; simplify it") as caught:
+        constraints.get("regex", "a", "x")
+    assert caught.value.reason is Reason.INVALID_CONSTRAINT
 
 
 @pytest.mark.parametrize("make", [byte_level_spec, sentence_piece_spec])
