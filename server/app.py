@@ -40,6 +40,7 @@ from pavane.server.journal import Journals
 from pavane.server.listen import Listener
 from pavane.server.metrics import Metrics
 from pavane.server.origins import Origins
+from pavane.server.pace import Pace
 from pavane.server.reload import run_all
 from pavane.server.runners import MakeRunner
 from pavane.server.running import Server, StopSignals
@@ -130,7 +131,7 @@ async def start(
         flops_per_key=loaded.config.flops_per_key,
     )
     tally = Tally(monotonic())
-    journals = Journals(tokenizer)
+    journals = Journals(tokenizer, Pace(config.stream_interval / 1000) if config.stream_interval else None)
     origins = Origins(make_spans(loaded.name, metrics.registry) if make_spans is not None else None)
 
     def publish(events: dict[tuple[str, str], list[Event]]) -> None:

@@ -91,6 +91,11 @@ class ServerConfig:
         "became ready",
         POLICIES,
     )
+    stream_interval: float = _flag(
+        0.0,
+        "milliseconds between what a stream is told of further tokens, at least; its first token, states and ends go "
+        "out at once; 0: each step",
+    )
     max_unfinished_calls: int = _flag(
         16_384, "calls accepted and not ended, at most; beyond, Submit is refused for now"
     )
@@ -127,6 +132,7 @@ class ServerConfig:
             "host_cache_gb": (0, 1e6),
             "max_num_seqs": (1, 65_536),
             "max_num_batched_tokens": (1, 1_000_000),
+            "stream_interval": (0, 60_000),
             "max_unfinished_calls": (1, 100_000_000),
             "max_message_mb": (1, 2047),
             "max_streams": (1, 1_000_000),

@@ -40,6 +40,11 @@ class Deltas:
         self._held = ""
         self._deltas: list[_Delta] = []
 
+    @property
+    def first(self) -> int:
+        """Cursor of the first piece; 0 before there is one."""
+        return self._deltas[0].cursor if self._deltas else 0
+
     def add(self, cursor: int, event: TokensAdded) -> None:
         last = self._deltas[-1] if self._deltas else _Delta(0, "", (), (), (), 0, 0)
         first_token, first_char = last.first_token + len(last.tokens), last.first_char + len(last.text)

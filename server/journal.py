@@ -1,7 +1,8 @@
 """What watchers are told: one journal per workflow, from which any number of readers catch up at their own pace.
 
 A journal is a mailbox that merges: a reader that lags gets the deltas of a call as one. Nothing is kept per reader, and
-of an ended call only its outcome, of one that was restarted only the current attempt.
+of an ended call only its outcome, of one that was restarted only the current attempt. With a pace, readers are woken
+for tokens alone only as often as it allows; for everything else, and for the first tokens of a call, at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pavane.scheduler.spec import Closed, DecodeSpec, Event, Receipt, Restarted,
 from pavane.server.convert import STATES, failure_message
 from pavane.server.deltas import Deltas
 from pavane.server.ends import End
+from pavane.server.pace import Pace
 from pavane.server.text.tokenizer import Tokenizer
 
 Key = tuple[str, str]
@@ -51,7 +53,7 @@ class _CallLog:
 class Journal:
     """The events of one workflow, numbered from 1."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, pace: Pace | None = None) -> None:
         self.cursor = 0
         self.closed = False
         self.forgotten = 0  # calls, so far
@@ -60,6 +62,9 @@ class Journal:
         self._logs: OrderedDict[str, _CallLog] = OrderedDict()  # by their latest event
         self._waiting: list[_Waiting] = []
         self._long: set[str] = set()  # ended calls of which `read` would take long
+        self._pace = pace
+        self._held: set[str] = set()  # calls with tokens for which nobody has been woken yet
+        self._due = 0  # with a pace: whoever has not read so far need not wait
 
     def expect(self, message_id: str, decode: DecodeSpec | None) -> None:
         """A call is about to be submitted; its events need to know its stop strings."""
@@ -85,6 +90,7 @@ class Journal:
         if self._logs.pop(message_id, None) is not None:  # else it was released once more
             self.forgotten += 1
             self._long.discard(message_id)
+            self._due = self.cursor  # who waits for it has to see that it is gone
 
     def known(self, message_id: str) -> bool:
         return message_id in self._logs
@@ -96,10 +102,12 @@ class Journal:
     def record(self, events: Sequence[Event]) -> None:
         said: set[str] = set()  # who has new tokens,
         told: set[str] = set()  # and who something else
+        before = self.cursor
         for event in events:
             self.cursor += 1
             if isinstance(event, Closed):
                 self.closed = True
+                self._due = self.cursor
                 continue
             log = self._logs.get(event.id)
             if log is None:
@@ -121,9 +129,26 @@ class Journal:
                 log.decode, log.deltas, log.restarted = None, Deltas(self._tokenizer, None), None
                 if log.released:
                     self._leaving.append(event.id)
+        if self._pace is not None and said:
+            said = self._hold(self._pace, said - told, before)
         while len(self._leaving) > LEAVING_KEPT:
             self._drop(self._leaving.popleft())
-        self._wake(said, told)
+        if said or told or self.closed:
+            self._wake(said, told)
+
+    def _hold(self, pace: Pace, said: Set[str], before: int) -> set[str]:
+        """Keeps back those that had tokens before. Returns the others."""
+        begun = {message_id for message_id in said if self._logs[message_id].deltas.first > before}
+        more = said - begun
+        if more and not self._held:
+            pace.keep(self._release)
+        self._held |= more
+        return begun
+
+    def _release(self) -> None:
+        held, self._held = self._held, set()
+        self._due = self.cursor
+        self._wake(held, set())
 
     def _wake(self, said: Set[str], told: Set[str]) -> None:
         """Those whom it concerns: waking a reader costs a good part of a frame."""
@@ -205,8 +230,22 @@ class Journal:
                     orphans.append(message_id)
         return orphans
 
+    def due(self, after: int, ids: Collection[str] = ()) -> bool:
+        """Whether somebody who has read up to the cursor, which is not the newest, reads on at once."""
+        if self._pace is None or self._due > after:
+            return True
+        for message_id in ids if 0 < len(ids) <= FEW else self._newer(after):
+            log = self._logs.get(message_id)
+            if log is None or log.latest <= after or (ids and message_id not in ids):
+                continue
+            restarted = log.restarted is not None and log.restarted.cursor > after
+            if log.ended is not None or log.state_cursor > after or restarted or log.deltas.first > after:
+                return True
+        return False
+
     def changed(self, ids: Set[str] = frozenset(), *, deltas: bool = True) -> asyncio.Future[None]:
-        """Done when something is recorded that `read` has for the same `ids` and `deltas`, or the journal is closed."""
+        """Done when something is recorded that `read` has for the same `ids` and `deltas`, or the journal is closed;
+        for more tokens of a call, when the pace allows it."""
         woken = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(woken, ids, deltas))
         return woken
@@ -215,15 +254,16 @@ class Journal:
 class Journals:
     """The journals of all open workflows, and the totals of those closed lately."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, pace: Pace | None = None) -> None:
         self._tokenizer = tokenizer
+        self._pace = pace
         self._open: dict[Key, Journal] = {}
         self._totals: OrderedDict[Key, Receipt] = OrderedDict()
 
     def open(self, key: Key) -> Journal:
         journal = self._open.get(key)
         if journal is None:
-            journal = self._open[key] = Journal(self._tokenizer)
+            journal = self._open[key] = Journal(self._tokenizer, self._pace)
         return journal
 
     def get(self, key: Key) -> Journal | None:

@@ -260,7 +260,7 @@ async def _follow(journal: Journal, after: int, ids: frozenset[str], *, deltas: 
             yield frame
         if done:
             return
-        if journal.cursor == after:
+        if journal.cursor == after or not journal.due(after, ids):
             await journal.changed(ids, deltas=deltas)
 
 
