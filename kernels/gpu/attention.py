@@ -20,7 +20,6 @@ from pavane.kernels.gpu.captured import (
     largest_groups,
     padded_arrays,
     sizes_of,
-    tiles_of,
 )
 from pavane.kernels.gpu.device_plan import DevicePlan, FixedPlan, Watched, arrays_of
 from pavane.kernels.gpu.ops import Ops, Rotations
@@ -135,9 +134,8 @@ class FlashInferAttention:
     def _has_room(self, bucket: Bucket) -> bool:
         """FlashInfer keeps what it merges itself in its workspace: float32, with a log-sum-exp."""
         what = self._what
-        row_bytes = what.heads * (what.head_dim + 1) * 4
-        tiles = ((group.kind.tile, tiles_of(group, self._heads.group)) for group in largest_groups(bucket))
-        return self._tiles is not None or all(tile * n * row_bytes <= len(self._workspace) for tile, n in tiles)
+        needed = bucket.tile_rows(self._heads.group) * what.heads * (what.head_dim + 1) * 4
+        return self._tiles is not None or needed <= len(self._workspace)
 
     def fix(self, bucket: Bucket, also: Mapping[str, npt.NDArray[Any]]) -> FixedPlan:
         """A plan whose tensors stay where they are; ready for a first run on padding alone. `also` are of the sizes

@@ -37,6 +37,12 @@ class Bucket(NamedTuple):
     def all_parts(self) -> int:
         return self.alone + self.parts
 
+    def tile_rows(self, heads: int) -> int:
+        """Rows of heads of a group that FlashInfer makes room for at most in a launch (PrefillSplitQOKVIndptr), for
+        `heads` query heads per KV head."""
+        sizes = ((ALONE.tile, self.alone, self.alone), (SHARED.tile, self.pieces, self.parts))
+        return max(tile * (-(-parts * heads // tile) + pieces - 1) for tile, pieces, parts in sizes)
+
     def covers(self, other: Bucket) -> bool:
         """Whether a graph of these sizes runs a step of `other`, without much that is padding: launches without rows
         and keys are cheap, and capturing is not."""
@@ -66,12 +72,6 @@ def bucket_of(batch: Batch, plan: GpuPlan) -> Bucket | None:
     pieces, parts = (_power(n) for n in count[SHARED])
     bucket = Bucket(rows, _power(count[ALONE][0]), pieces, max(parts, 2 * pieces), True)
     return bucket if bucket.all_parts <= MOST_PARTS else None
-
-
-def tiles_of(group: Group, heads: int) -> int:
-    """Tiles of rows that FlashInfer makes room for in a graph (PrefillSplitQOKVIndptr), for `heads` query heads per KV
-    head."""
-    return -(-int(group.qo_indptr[-1]) * heads // group.kind.tile) + len(group.qo_indptr) - 2
 
 
 def largest_groups(bucket: Bucket) -> list[Group]:
